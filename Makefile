@@ -1,0 +1,34 @@
+# `make` alone lists the targets. All of them work in a fresh clone; .ci/setup says what is missing on the machine.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo test test-slow lint format
+.NOTPARALLEL:
+
+python := .venv/bin/python
+only_fresh := $(if $(filter-out 0 no false,$(FRESH)),--fresh)
+
+help: ## this list
+	@awk -F ' *## ' '/^[a-z-]+:.*## / { sub(/:.*/, "", $$1); printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## create .venv and install the package; pip runs again only if pyproject.toml or constraints.txt changed
+	@sh .ci/setup
+
+demo: setup ## search on the photos that ship with the packages, at most 6 minutes on 2 cores; FRESH=1 starts over
+	@.venv/bin/paretosr search quick --out out/demo $(only_fresh)
+
+setup-test:
+	@sh .ci/setup test
+
+lint: setup-test ## ruff and basedpyright
+	@$(python) -m ruff check
+	@$(python) -m ruff format --check
+	@$(python) -m basedpyright
+
+test: lint ## lint and the tests, at most 10 minutes on 2 cores
+	@$(python) -m pytest --session-timeout 480
+
+test-slow: setup-test ## what is heavy: kills, the browser, exports of many networks; at most 20 minutes
+	@$(python) -m pytest --session-timeout 1080 -m slow
+
+format: setup-test ## let ruff mend layout and imports
+	@$(python) -m ruff check --fix --select I
+	@$(python) -m ruff format

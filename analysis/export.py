@@ -1,0 +1,181 @@
+"""Taking a network away: a folder with everything another program needs, and nothing of ours that runs code.
+
+architecture.json   the design; with it and the weights, `load_exported(folder)` builds the network again
+model.safetensors   the weights, with the design and the numbers as metadata
+model.onnx          the same network for onnxruntime, any height and width; checked against torch before it is kept
+train.yaml          a recipe that trains exactly this network
+card.md             what it is, how it was made, what it scored
+"""
+
+import copy
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..proxies.writing import write_json, write_text
+from ..search.candidate import Candidate
+from ..spaces import Design, InputError, build
+from .wording import interval_text, label, number_text
+
+PARITY = 1e-5  # the largest difference between torch and onnxruntime, relative to the largest output, that is accepted
+CHECK_SIZES = ((33, 47), (24, 24))
+OPSET = 18
+
+
+class ExportFailed(RuntimeError):
+    """The exported network does not compute what the network computes."""
+
+
+def export(
+    candidate: Candidate, weights: Path, folder: Path, *, train_yaml: str, facts: Mapping[str, str], note: str = ""
+) -> float:
+    """Writes the folder, whole or not at all, in place of an older one; gives the largest relative ONNX difference.
+
+    facts: lines for the card (run, data, training). Raises InputError where the weights cannot be read, ExportFailed
+    where onnxruntime's output differs from torch's.
+    """
+    network = with_weights(candidate.design, weights)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write_json(temporary / "architecture.json", candidate.design.to_json())
+        metadata = {
+            "design": json.dumps(candidate.design.to_json()),
+            "numbers": json.dumps(dict(candidate.numbers)),
+            "format": "pt",
+        }
+        save_file(
+            {k: v.contiguous() for k, v in network.state_dict().items()}, temporary / "model.safetensors", metadata
+        )
+        difference = export_onnx(network, temporary / "model.onnx")
+        write_text(temporary / "train.yaml", train_yaml)
+        write_text(temporary / "card.md", card(candidate, facts, difference, note))
+        replace_folder(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return difference
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Puts `new` in the place of `folder`, which goes only once `new` stands there."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def with_weights(design: Design, weights: Path) -> nn.Module:
+    """The network of a design with the weights of a safetensors file, in eval mode; strict; InputError otherwise."""
+    network = build(design)
+    try:
+        network.load_state_dict(load_file(weights))
+    except FileNotFoundError:
+        raise InputError(f"{weights}: no such file; the weights of this candidate were not kept") from None
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise InputError(f"{weights}: these are not the weights of this network: {_first_line(error)}") from None
+    return network.eval()
+
+
+def load_exported(folder: str | Path) -> nn.Module:
+    """The network of an exported folder, with its weights, in eval mode: `[N, 3, h, w]` in [0, 1] to four times that."""
+    path = Path(folder)
+    try:
+        design = Design.from_json(json.loads((path / "architecture.json").read_text()))
+    except FileNotFoundError:
+        raise InputError(f"{path}: is not an exported network (it has no architecture.json)") from None
+    except ValueError as error:
+        raise InputError(f"{path / 'architecture.json'}: {error}") from None
+    return with_weights(design, path / "model.safetensors")
+
+
+def export_onnx(network: nn.Module, path: Path) -> float:
+    """Writes the network as ONNX with free height and width; gives the largest difference to torch, relative.
+
+    Raises ExportFailed where that is above PARITY: such a file is never kept.
+    """
+    model = copy.deepcopy(network).eval()
+    model._forward_pre_hooks.clear()  # the size check; in the graph it would be a guard on free dimensions
+    least = int(getattr(network, "minimum_size", 1))
+    example = torch.rand(1, 3, max(32, least), max(40, least), generator=torch.Generator().manual_seed(0))
+    height, width = torch.export.Dim("height", min=least), torch.export.Dim("width", min=least)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations are its authors' affair
+        torch.onnx.export(
+            model,
+            (example,),
+            path,
+            dynamo=True,
+            input_names=["lr"],
+            output_names=["sr"],
+            dynamic_shapes={"x": {2: height, 3: width}},
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    difference = onnx_difference(network, path)
+    if difference > PARITY:
+        path.unlink()
+        raise ExportFailed(
+            f"the ONNX model differs from the network by {difference:.2g} (at most {PARITY:g} is accepted)"
+        )
+    return difference
+
+
+def onnx_difference(network: nn.Module, path: Path) -> float:
+    """The largest |onnxruntime - torch| over max |torch|, on random images of two sizes that are not the example's."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for index, (height, width) in enumerate(CHECK_SIZES):
+        x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(index))
+        with torch.no_grad():
+            wanted = network(x).numpy()
+        (given,) = session.run(None, {"lr": x.numpy()})
+        worst = max(worst, float(np.abs(np.asarray(given) - wanted).max() / np.abs(wanted).max()))
+    return worst
+
+
+def card(candidate: Candidate, facts: Mapping[str, str], difference: float, note: str) -> str:
+    """The card as Markdown: the network in one line, its numbers, how it was made, how to use it."""
+    rows = [
+        f"| {label(name)} | {number_text(name, value)} | {interval_text(name, candidate.intervals.get(name))} |"
+        for name, value in candidate.numbers.items()
+    ]
+    made = [f"- {name}: {value}" for name, value in facts.items()]
+    parts = [
+        f"# Candidate {candidate.number}: a x4 super-resolution network",
+        candidate.design.summary(),
+        *([note] if note else []),
+        "| | | 95 % interval |\n|---|---|---|\n" + "\n".join(rows),
+        "\n".join(made),
+        "```python\nfrom paretosr.analysis.export import load_exported\n\n"
+        'network = load_exported("this/folder")  # [N, 3, h, w] in [0, 1] -> [N, 3, 4h, 4w]\n```',
+        f"`model.onnx` takes `lr` and gives `sr` of the same kind, any height and width from "
+        f"{getattr(build(candidate.design, device='meta'), 'minimum_size', 1)} pixels; its outputs differ from torch's "
+        f"by at most {difference:.1e} of the largest (onnxruntime, CPU).",
+        "`train.yaml` trains this network again: `paretosr train train.yaml --out FOLDER`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _first_line(error: Exception) -> str:
+    lines: list[Any] = str(error).strip().splitlines()
+    return " ".join(lines[1].split()) if len(lines) > 1 else (lines[0] if lines else type(error).__name__)

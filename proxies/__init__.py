@@ -1,0 +1,1 @@
+"""Whatever gives a network a number, and the images and training that takes."""

@@ -1,0 +1,203 @@
+"""Training is a function from a state and a number of steps to a state; short or full, it is this one.
+
+A state that was saved and loaded goes on bit-equal to one that was not (same thread count, torch version and
+instruction set): the patches of a step depend on the seed and the step alone, the learning rate on the step alone.
+"""
+
+import math
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..spaces import Design, InputError, build, unknown
+from .patches import Patches
+from .writing import whole
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss}
+CURVE_POINTS = 60  # a curve has about this many points, however long the training
+# What torch.load and a foreign content may raise.
+UNREADABLE = (OSError, RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError)
+
+
+class TrainingFailed(RuntimeError):
+    """The training cannot go on, for the reason in the message; the candidate has failed, the run has not."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained.
+
+    steps: optimiser steps in all. batch: patches a step. patch: low-resolution pixels a side. learning_rate: Adam's,
+    at the start. schedule: `cosine` to 0, `milestones` (halved at each of these shares of the steps), `constant`.
+    loss: a name of `LOSSES`. ema: decay of the running mean of the weights that is evaluated, or None.
+    """
+
+    steps: int
+    batch: int = 16
+    patch: int = 48
+    learning_rate: float = 5e-4
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = ()
+    loss: str = "l1"
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise InputError(unknown("loss", self.loss, LOSSES))
+        if self.schedule not in SCHEDULES:
+            raise InputError(unknown("schedule", self.schedule, SCHEDULES))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step `step`, counted from 0."""
+        return self.learning_rate * SCHEDULES[self.schedule](step / self.steps, self.milestones)
+
+
+SCHEDULES: dict[str, Callable[[float, tuple[float, ...]], float]] = {
+    "cosine": lambda done, _: (1 + math.cos(math.pi * done)) / 2,
+    "milestones": lambda done, milestones: 0.5 ** sum(done >= milestone for milestone in milestones),
+    "constant": lambda done, _: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """A training that stands at `step`: network, optimiser, running mean of the weights, curve, seconds spent.
+
+    `curve` holds (step, mean loss since the last point); `pending` the sum and number of losses since then.
+    """
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    ema: dict[str, Tensor] | None
+    step: int = 0
+    curve: tuple[tuple[int, float], ...] = ()
+    pending: tuple[float, int] = (0.0, 0)
+    seconds: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)  # what must not change when the training goes on
+
+
+def begin(design: Design, training: Training, *, seed: int, device: str = "cpu") -> State:
+    """A training at step 0; the weights depend on `seed` alone."""
+    network = build(design, seed=seed, device=device).train()
+    if device.startswith("cuda"):
+        network = network.to(memory_format=torch.channels_last)
+    weights = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(weights, lr=training.learning_rate, betas=(0.9, 0.99), fused=True)
+    ema = {k: v.detach().clone() for k, v in network.state_dict().items()} if training.ema is not None else None
+    facts = {"design": design.hash, "seed": seed, "training": repr(training)}
+    return State(network, optimiser, ema, facts=facts)
+
+
+def train(
+    state: State,
+    training: Training,
+    patches: Patches,
+    steps: int,
+    after_step: Callable[[State], bool] = lambda state: False,
+) -> State:
+    """The state after `steps` more steps, or earlier where `after_step(state)` asks for a stop by giving True.
+
+    The network and the optimiser of `state` are moved on in place. Raises TrainingFailed on a non-finite loss.
+    """
+    network, optimiser, device = state.network, state.optimiser, next(state.network.parameters()).device
+    loss_of, on_cuda = LOSSES[training.loss], device.type == "cuda"
+    every = max(1, training.steps // CURVE_POINTS)
+    for step in range(state.step, min(state.step + steps, training.steps)):
+        started = time.perf_counter()
+        lr, hr = patches.batch(step)
+        if on_cuda:
+            lr = lr.contiguous(memory_format=torch.channels_last)
+        for group in optimiser.param_groups:
+            group["lr"] = training.rate(step)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=on_cuda):
+            loss = loss_of(network(lr).float(), hr)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if state.ema is not None and training.ema is not None:
+            follow(state.ema, network, min(training.ema, (1 + step) / (10 + step)))
+        # One look at the loss a step is also the one place where a GPU is waited for.
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingFailed(f"non-finite loss ({value}) at step {step}")
+        pending, curve = (state.pending[0] + value, state.pending[1] + 1), state.curve
+        if (step + 1) % every == 0 or step + 1 == training.steps:
+            pending, curve = (0.0, 0), (*curve, (step + 1, pending[0] / pending[1]))
+        spent = state.seconds + time.perf_counter() - started
+        state = replace(state, step=step + 1, curve=curve, pending=pending, seconds=spent)
+        if after_step(state):
+            break
+    return state
+
+
+def follow(ema: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    """Moves the running mean a step towards the weights; what is not a float (a counter) is copied."""
+    for name, value in network.state_dict().items():
+        if value.dtype.is_floating_point:
+            ema[name].lerp_(value, 1 - decay)
+        else:
+            ema[name].copy_(value)
+
+
+def finished_network(state: State) -> nn.Module:
+    """The network to evaluate and keep, in eval mode: the running mean of the weights where there is one."""
+    if state.ema is not None:
+        state.network.load_state_dict(state.ema)
+    return state.network.eval()
+
+
+def save(state: State, path: Path) -> None:
+    """Writes the state to `path` under a temporary name first, so that a kill leaves the old file or the new one."""
+    content = {
+        "network": state.network.state_dict(),
+        "optimiser": state.optimiser.state_dict(),
+        "ema": state.ema,
+        "step": state.step,
+        "curve": list(state.curve),
+        "pending": list(state.pending),
+        "seconds": state.seconds,
+        "facts": state.facts,
+    }
+    with whole(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load(state: State, path: Path) -> State:
+    """The state saved in `path`, in place of the fresh `state` of the same design, training and seed.
+
+    A file of another training, or one that cannot be read, gives `state` back: then the training starts anew.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["facts"] != state.facts:
+            return state
+        state.network.load_state_dict(saved["network"])
+        state.optimiser.load_state_dict(saved["optimiser"])
+    except UNREADABLE:
+        return state
+    ema = saved["ema"]
+    if state.ema is not None:
+        for name, value in state.ema.items():
+            value.copy_(ema[name])
+    return replace(
+        state,
+        step=saved["step"],
+        curve=tuple((int(step), float(loss)) for step, loss in saved["curve"]),
+        pending=(saved["pending"][0], saved["pending"][1]),
+        seconds=saved["seconds"],
+    )
+
+
+def saved_step(path: Path) -> int:
+    """The step at which the state saved in `path` stands; 0 where there is none that can be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)["step"]
+    except UNREADABLE:
+        return 0

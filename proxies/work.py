@@ -1,0 +1,193 @@
+"""The pieces of work that cost time, as plain data a worker can be sent, and the one function that performs them.
+
+`perform` gives a design its numbers, whatever kind of network it is; where it runs is the engine's affair.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ..spaces import Design, build
+from .images import ImageSet, load_images
+from .latency import Protocol, peak_memory_mb, time_together
+from .patches import Patches
+from .psnr import evaluate
+from .training import State, Training, begin, finished_network, load, save, train
+from .writing import whole
+
+REFERENCE = "reference"  # the name of the reference network in a timing
+SAVE_EVERY_S = 0.25  # at least this long between two saves, and
+SAVE_SHARE = 0.04  # saving takes at most about this share of the time
+
+Report = Callable[[dict[str, Any]], None]
+Stop = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the images come from: see `load_images`. validation: a folder of its own, or None for a held-out share."""
+
+    source: str = "embedded"
+    validation: str | None = None
+    border: str = "symmetric"
+    held_out: int | None = None
+    patch: int = 1
+
+    def train(self) -> ImageSet:
+        """The images to train on."""
+        return _images(self.source, "all" if self.validation else "train", self.border, self.held_out, self.patch)
+
+    def evaluation(self) -> ImageSet:
+        """The images to measure PSNR on."""
+        if self.validation:
+            return _images(self.validation, "all", self.border, None, 1)
+        return _images(self.source, "validation", self.border, self.held_out, 1)
+
+
+@lru_cache(maxsize=4)
+def _images(source: str, role: str, border: str, held_out: int | None, minimum: int) -> ImageSet:
+    return load_images(source, role, border=border, held_out=held_out, minimum=minimum)
+
+
+@dataclass(frozen=True)
+class TimeWork:
+    """Times designs together, interleaved with the reference, untrained: weights do not change latency."""
+
+    designs: dict[str, Design]
+    reference: Design
+    protocol: Protocol
+    device: str
+    exclusive: bool = True
+
+
+@dataclass(frozen=True)
+class TrainWork:
+    """Trains a design and measures its PSNR; `folder` keeps the state as it goes, and the weights at the end."""
+
+    design: Design
+    training: Training
+    data: Data
+    seed: int
+    device: str
+    folder: str
+    exclusive: bool = False
+
+
+@dataclass(frozen=True)
+class SpeedWork:
+    """Measures how long a training step of each design takes, and how long its evaluation."""
+
+    designs: tuple[Design, ...]
+    training: Training
+    data: Data
+    device: str
+    exclusive: bool = False
+
+
+Work = TimeWork | TrainWork | SpeedWork
+
+
+def perform(work: Work, report: Report, stop: Stop) -> dict[str, Any] | None:
+    """Does the work and gives its numbers as plain data; None where `stop()` asked for an early end (state is saved)."""
+    if isinstance(work, TimeWork):
+        return measure_times(work)
+    if isinstance(work, SpeedWork):
+        return measure_speed(work)
+    return measure_training(work, report, stop)
+
+
+def measure_times(work: TimeWork) -> dict[str, Any]:
+    """For each name, and the reference: median, interval of the ratio, raw samples, memory where there is any."""
+    networks = {name: build(design, device=work.device) for name, design in work.designs.items()}
+    networks[REFERENCE] = build(work.reference, device=work.device)
+    timings = time_together(networks, REFERENCE, work.protocol, work.device)
+    result: dict[str, Any] = {name: timing.to_json() for name, timing in timings.items()}
+    for name, network in networks.items():
+        memory_mb = peak_memory_mb(network, work.protocol, work.device)
+        if memory_mb is not None:
+            result[name]["memory_mb"] = memory_mb
+    return result
+
+
+def measure_speed(work: SpeedWork) -> dict[str, Any]:
+    """Seconds of one training step, the median over the designs' means after a warm-up; and of one evaluation."""
+    patches, validation = patches_of(work.data, work.training, 0, work.device), work.data.evaluation()
+    step_s, evaluation_s = [], []
+    for design in work.designs:
+        state = train(begin(design, work.training, seed=0, device=work.device), work.training, patches, 2)
+        warm_s, warm_steps = state.seconds, state.step
+        started = time.perf_counter()
+        state = train(state, work.training, patches, 1000, lambda _, t=started: time.perf_counter() - t > 0.7)
+        step_s.append((state.seconds - warm_s) / (state.step - warm_steps))
+        started = time.perf_counter()
+        evaluate(finished_network(state), validation, device=work.device)
+        evaluation_s.append(time.perf_counter() - started)
+    return {"step_s": sum(step_s) / len(step_s), "evaluation_s": sum(evaluation_s) / len(evaluation_s)}
+
+
+def patches_of(data: Data, training: Training, seed: int, device: str) -> Patches:
+    """The training patches; the flat image buffer on the device is shared by all trainings of this process."""
+    return Patches(data.train(), training.patch, training.batch, seed, device)
+
+
+def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, Any] | None:
+    """PSNR in all and per image, curve, steps, seconds; the weights are in `model.safetensors` of the folder."""
+    folder = Path(work.folder)
+    file = folder / "state.pt"
+    state = load(begin(work.design, work.training, seed=work.seed, device=work.device), file)
+    save(state, file)
+    mark_running(folder, "training")
+    patches = patches_of(work.data, work.training, work.seed, work.device)
+    state = train(state, work.training, patches, work.training.steps, Saver(file, work.training.steps, report, stop))
+    save(state, file)
+    if state.step < work.training.steps:
+        return None
+    network = finished_network(state)
+    result = evaluate(network, work.data.evaluation(), device=work.device)
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    with whole(folder / "model.safetensors") as temporary:
+        save_file(weights, temporary, metadata={"design": json.dumps(work.design.to_json())})
+    return {
+        "psnr_db": result.psnr_db,
+        "psnr_per_image_db": dict(result.per_image_db),
+        "curve": [list(point) for point in state.curve],
+        "steps": state.step,
+        "train_s": state.seconds,
+        "seed": work.seed,
+        "training": asdict(work.training),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def mark_running(folder: Path, what: str) -> None:
+    """Leaves word that the work has truly begun, for the next driver should this one die; the driver takes it away."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "running").write_text(what)
+
+
+class Saver:
+    """Called after each step: saves now and then, reports progress, and says when to stop."""
+
+    def __init__(self, file: Path, steps: int, report: Report, stop: Stop) -> None:
+        self.file, self.steps, self.report, self.stop = file, steps, report, stop
+        self.due = self.reported = time.monotonic()
+
+    def __call__(self, state: State) -> bool:
+        now = time.monotonic()
+        if now > self.due:
+            save(state, self.file)
+            took = time.monotonic() - now
+            self.due = time.monotonic() + max(SAVE_EVERY_S, took / SAVE_SHARE)
+        if now - self.reported > 0.5:
+            self.reported = now
+            self.report({"step": state.step, "steps": self.steps})
+        return self.stop()

@@ -1,0 +1,177 @@
+"""The command `paretosr`. Each command reads its arguments, calls the floor that does the work, and shows the outcome."""
+
+import errno
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..search.loop import Exhausted
+from ..spaces import InputError
+from . import inspection, network_commands, story, training_story
+from .recipe_file import read_recipe, recipe_names, recipe_schema
+
+app = typer.Typer(
+    help="Finds, trains and exports efficient x4 super-resolution networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+
+Out = Annotated[Path | None, typer.Option("--out", help="The folder to write; default out/NAME.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set search.candidates=50 (repeatable).")]
+Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")]
+
+
+@app.command()
+def search(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (`paretosr recipes`).")],
+    out: Out = None,
+    set_: Set = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; an earlier run is moved aside.")] = False,
+) -> None:
+    """Search for networks as a recipe says; on the folder of an earlier run, go on with it."""
+    story.search(recipe, out, set_ or [], fresh=fresh, console=console)
+
+
+@app.command()
+def train(
+    target: Annotated[str, typer.Argument(help="The folder of a run, or a recipe that names a network.")],
+    candidate: Annotated[int | None, typer.Option(help="Which candidate of the run; default its winner.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="The recipe whose training to use, e.g. full.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train with so many seeds.")] = 1,
+    out: Out = None,
+    set_: Set = None,
+) -> None:
+    """Train one network longer: a candidate of a run (recorded as its child), or the network of a recipe."""
+    if Path(target).is_dir():
+        training_story.train_candidate(Path(target), candidate, recipe, set_ or [], seeds, console)
+    else:
+        training_story.train_network(target, out, set_ or [], seeds, console)
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write report.html and candidates.csv of a run anew."""
+    inspection.report(run, console)
+
+
+@app.command()
+def export(
+    run: Run,
+    candidate: Annotated[list[int] | None, typer.Option(help="Which candidate (repeatable); default the winner.")] = None,
+    front: Annotated[bool, typer.Option("--front", help="Every member of the front.")] = False,
+    out: Out = None,
+) -> None:
+    """Export trained networks: architecture, weights, ONNX, a training recipe, a card."""
+    inspection.export(run, candidate or [], front, out, console)
+
+
+@app.command()
+def status(run: Run, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Show what a run is doing, also while it is."""
+    inspection.status(run, as_json, console)
+
+
+@app.command()
+def measure(
+    networks: Annotated[list[str], typer.Argument(help="System names, architecture.json files, exported folders.")],
+    device: Device = "auto",
+    reference: Annotated[str, typer.Option(help="The network to compare with.")] = "imdn",
+    size: Annotated[int, typer.Option(min=8, help="LR pixels a side of the timed image.")] = 256,
+    counts_only: Annotated[bool, typer.Option("--counts-only", help="Do not time.")] = False,
+) -> None:
+    """Count networks at 3x256x256 and time them on this device, interleaved with the reference."""
+    network_commands.measure(networks, device, reference, size, counts_only, console)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[str, typer.Option(help="A folder of HR images, a DIV2K tree, or 'embedded'.")],
+    model: Annotated[Path | None, typer.Argument(help="An exported folder.")] = None,
+    system: Annotated[str | None, typer.Option(help="A published network, with --weights.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The authors' .pth file.")] = None,
+    border: Annotated[str, typer.Option(help="How LR images are made at the border: symmetric or edge.")] = "symmetric",
+    device: Device = "auto",
+) -> None:
+    """Measure PSNR of a network on images (RGB, uint8, 4 pixels cut), beside MATLAB bicubic."""
+    network_commands.evaluate_network(model, system, weights, data, border, device, console)
+
+
+@app.command()
+def upscale(
+    model: Annotated[Path, typer.Argument(help="An exported folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Images to make four times as large.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the PNG files go.")] = Path("upscaled"),
+    device: Device = "auto",
+) -> None:
+    """Make images four times as large with an exported network."""
+    network_commands.upscale(model, images, out, device, console)
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    for name in recipe_names():
+        console.print(f"{name:<8} {read_recipe(name).description}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    sys.stdout.write(json.dumps(recipe_schema(), indent=2) + "\n")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has and lacks for ParetoSR; exit code 1 where something is missing."""
+    raise typer.Exit(inspection.doctor(console))
+
+
+def main() -> None:
+    """The entry point: errors a user can mend are one line and exit code 2, the rest is 1, signals 130 and 143."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch's first parallel region: one thread is the rule here
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # `search` and `train` have their own way with it
+    try:
+        app()
+        code = 0
+    except InputError as error:
+        code = _say(str(error), 2)
+    except Exhausted as error:
+        code = _say(str(error), error.exit_code)
+    except story.Stopped as stop:
+        code = _say("stopped; the same command goes on from here", stop.exit_code)
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        code = _say(f"the disk is full: free some space{_where(error)}, then run the same command to go on", 1)
+    sys.exit(code)
+
+
+def _say(message: str, code: int) -> int:
+    sys.stderr.write(f"paretosr: {message}\n")
+    return code
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _where(error: BaseException) -> str:
+    name = getattr(error, "filename", None)
+    return f" where {name} lies" if name else ""
+
+
+if __name__ == "__main__":
+    main()

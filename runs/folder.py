@@ -1,0 +1,112 @@
+"""The folder of a run: where its files lie, who may write there, and what happens to a folder that is there already.
+
+    run.json          the recipe as it was understood, its name, the command; written first, once
+    study.db          the record (Optuna, SQLite)
+    lock              who drives the run: host, pid, time; held by flock, which dies with the process
+    status.json       what the run is doing, renewed after each event
+    candidates/00012/ training.json, timing.json, model.safetensors; state.pt while it is being trained
+    candidates.csv, report.html, winner/
+"""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..proxies.writing import write_json
+from ..spaces import InputError
+from .recipe import Recipe
+from .recipe_file import differences, parse_recipe
+
+HARMLESS = {"lock"}  # may lie in a folder that is not yet a run
+
+
+class RunFolder:
+    """Paths of a run; creates nothing by itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def url(self) -> str:
+        """The study's database, as SQLAlchemy wants it."""
+        return f"sqlite:///{self.path.resolve() / 'study.db'}"
+
+    def candidate(self, number: int) -> Path:
+        """Where the files of a candidate lie."""
+        return self.path / "candidates" / f"{number:05d}"
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json says; InputError where this is not the folder of a run."""
+        try:
+            return json.loads((self.path / "run.json").read_text())
+        except FileNotFoundError:
+            raise InputError(f"{self.path}: is not the folder of a run (it has no run.json)") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path / 'run.json'}: cannot be read: {error}") from None
+
+    def recipe(self) -> Recipe:
+        """The recipe the run was made with."""
+        return parse_recipe(self.facts()["recipe"], str(self.path / "run.json"))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps every other driver out; InputError names the one that is there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = " ".join(file.read().split()) or "another process"
+                raise InputError(f"{self.path}: is being driven by {owner}; wait for it, or stop it first") from None
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+            file.flush()
+            yield
+
+    def begin(self, recipe: Recipe, name: str, command: str) -> None:
+        """Makes the folder that of a run with this recipe; InputError where it is something else already.
+
+        A run that only goes on further (more candidates, minutes, ...) keeps its name and command.
+        """
+        if (self.path / "run.json").exists():
+            changed = differences(self.recipe(), recipe)
+            if changed:
+                more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+                raise InputError(
+                    f"{self.path}: was made by another recipe: {changed[0]}{more}; choose another --out, or --fresh"
+                )
+            write_json(self.path / "run.json", {**self.facts(), "recipe": recipe.model_dump(mode="json")})
+            return
+        foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in HARMLESS)
+        if foreign:
+            raise InputError(f"{self.path}: holds other files ({foreign[0]}, ...); choose an empty --out")
+        write_json(
+            self.path / "run.json",
+            {
+                "name": name,
+                "command": command,
+                "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "recipe": recipe.model_dump(mode="json"),
+            },
+        )
+
+    def move_aside(self) -> Path | None:
+        """Renames the folder of an earlier run to a name of its own; never deletes. None where there was none."""
+        if not (self.path / "run.json").exists():
+            return None
+        with self.lock():
+            pass  # a driven run must not be pulled from under its driver
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        for attempt in range(1000):
+            aside = self.path.with_name(f"{self.path.name}.{stamp}" + (f".{attempt}" if attempt else ""))
+            if not aside.exists():
+                self.path.rename(aside)
+                return aside
+        raise InputError(f"{self.path}: found no free name to move it to")

@@ -1,0 +1,131 @@
+"""Commands that look at a run, or at the machine, and change neither."""
+
+import json
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..analysis.report import write_report
+from ..analysis.table import candidate_table, write_csv
+from ..proxies.images import load_images
+from ..search.study import Record
+from ..spaces import InputError
+from .folder import RunFolder
+from .recipe import Recipe
+from .summary import judged, summary_of, versions
+from .winner import chosen, export_candidate
+
+ROOM_GB = 2.0  # a run and a cache of decoded images want at least this much
+
+
+def read_run(path: Path) -> tuple[RunFolder, Recipe, Record]:
+    """A run as it stands, to read. A copy of its record is opened: an open reader would make its driver fail."""
+    folder = RunFolder(path)
+    recipe = folder.recipe()
+    database = folder.path / "study.db"
+    if not database.exists():
+        raise InputError(f"{path}: has no record yet (study.db)")
+    copy = folder.path / f".study.{os.getpid()}.copy"
+    try:
+        with sqlite3.connect(database) as source, sqlite3.connect(copy) as target:
+            source.backup(target)
+        objectives = recipe.objectives if recipe.space else ["psnr_db"]
+        record = Record(f"sqlite:///{copy.resolve()}", objectives, recipe.make_space())
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{database}: is not the record of a run: {error}") from None
+    finally:
+        copy.unlink(missing_ok=True)  # the open connection keeps what it needs; nothing is written to it
+    return folder, recipe, record
+
+
+def report(path: Path, console: Console) -> None:
+    """Writes report.html and candidates.csv anew."""
+    folder, recipe, record = read_run(path)
+    if recipe.space is None:
+        raise InputError(f"{path}: was not made by a search; there is nothing to report")
+    result = judged(recipe, record)
+    done = bool(record.attribute("finished"))
+    write_report(summary_of(folder, recipe, record, result, finished=done), folder.path / "report.html")
+    write_csv(candidate_table(result.candidates, result.front), folder.path / "candidates.csv")
+    console.print(f"report   {folder.path / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def export(path: Path, numbers: Sequence[int], front: bool, out: Path | None, console: Console) -> None:
+    """Exports candidates, the whole front, or (where neither is asked) the winner."""
+    folder, recipe, record = read_run(path)
+    result = judged(recipe, record)
+    wanted = list(dict.fromkeys([*numbers, *(result.front if front else ())]))
+    if not wanted:
+        if result.winner is None:
+            raise InputError(f"{path}: has no winner yet; name a candidate by --candidate")
+        wanted = [result.winner]
+    for number in wanted:
+        candidate = chosen(result.candidates, number, folder)
+        target = (out or folder.path / "exported") / f"{number:05d}" if len(wanted) > 1 or out is None else out
+        difference = export_candidate(folder, recipe, record, candidate, target)
+        console.print(f"exported {target} (ONNX within {difference:.1e} of torch)", highlight=False, soft_wrap=True)
+
+
+def status(path: Path, as_json: bool, console: Console) -> None:
+    """Shows status.json."""
+    RunFolder(path).facts()
+    try:
+        said: dict[str, Any] = json.loads((path / "status.json").read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: has no status.json yet") from None
+    except ValueError as error:
+        raise InputError(f"{path / 'status.json'}: cannot be read: {error}") from None
+    if as_json:
+        sys.stdout.write(json.dumps(said, indent=1) + "\n")
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in said["candidates"].items() if count)
+    driven = "" if said["stage"] in ("finished", "stopped") else f", driven by pid {said['pid']} on {said['host']}"
+    console.print(f"{path}: {said['stage']} ({said['time']}{driven})", highlight=False, soft_wrap=True)
+    console.print(f"{counts or 'no candidates yet'}; {said['asked']} asked; {said['seconds']:.0f} s", highlight=False)
+    for name, progress in said["running"].items():
+        console.print(f"  {name}: step {progress['step']} of {progress['steps']}", highlight=False)
+    if said["front"]:
+        table = Table(title="front so far")
+        for heading in ("candidate", *said["objectives"], "network"):
+            table.add_column(heading)
+        for row in said["front"]:
+            values = [f"{row[name]:.4g}" for name in said["objectives"]]
+            table.add_row(str(row["number"]), *values, row["summary"])
+        console.print(table)
+
+
+def doctor(console: Console) -> int:
+    """Prints what there is and what is missing; gives the exit code."""
+    problems = []
+    for name, found in versions().items():
+        console.print(f"{name:<14} {found}", highlight=False)
+    cores = len(os.sched_getaffinity(0))
+    console.print(f"{'cpu':<14} {cores} cores, {torch.backends.cpu.get_cpu_capability()}", highlight=False)
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            name = torch.cuda.get_device_properties(index).name
+            free, total = torch.cuda.mem_get_info(index)
+            console.print(f"cuda:{index:<9} {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free", highlight=False)
+    else:
+        console.print(f"{'cuda':<14} none; searches run on the CPU", highlight=False)
+    free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
+    console.print(f"{'disk':<14} {free_gb:.1f} GB free here", highlight=False)
+    if free_gb < ROOM_GB:
+        problems.append(f"less than {ROOM_GB:g} GB of disk are free here")
+    try:
+        images = load_images("embedded", "train")
+        console.print(f"{'photos':<14} {len(images)} embedded photos for training, hash {images.hash[:12]}", highlight=False)
+    except (InputError, OSError) as error:
+        problems.append(f"the embedded photos: {error}")
+    for problem in problems:
+        console.print(f"[red]missing[/]        {problem}", highlight=False)
+    console.print("all is well" if not problems else "see above", highlight=False)
+    return 1 if problems else 0

@@ -1,0 +1,255 @@
+"""The engine of one machine: worker processes, one task each at a time.
+
+An exclusive task (a timing) has the machine for itself: the workers are suspended while it runs, and go on after it.
+A worker dies with the driver, even when the driver is killed, so that no orphan trains on.
+"""
+
+import ctypes
+import errno
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from ..proxies.training import TrainingFailed
+from ..proxies.work import perform
+from ..search.engine import Finished, Task
+from ..spaces import InputError
+
+GRACE_S = 7.0  # a stopping worker may take this long to end its step and save
+PR_SET_PDEATHSIG = 1
+FULL_BYTES = 1_000_000  # a disk with less than this free is full: a file that could not be written left it so
+
+
+def serve(connection: Connection, stop: Any, driver: int) -> None:
+    """A worker's life: take a task, perform it, send back its numbers or why it failed; one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what a Ctrl-C means
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != driver:
+        return
+    torch.set_num_threads(1)
+    while True:
+        try:
+            task: Task = connection.recv()
+        except EOFError:
+            return
+        connection.send(_outcome(task, connection, stop))
+
+
+def _outcome(task: Task, connection: Connection, stop: Any) -> tuple[str, Any]:
+    """("done", numbers), ("failed", reason) or ("disk full", folder).
+
+    Whatever a network does wrong is its own failure; a full disk is everybody's, and no candidate is blamed for it.
+    """
+    try:
+        return "done", perform(task.work, lambda said: connection.send(("progress", said)), lambda: stop.value)
+    except Exception as error:  # noqa: BLE001  a candidate's failure must not end the run, whatever it is
+        folder = getattr(task.work, "folder", None)
+        if folder and shutil.disk_usage(folder).free < FULL_BYTES:
+            return "disk full", folder
+        return "failed", _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """Why the work failed, in one line."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in str(error):
+        return "out of memory"
+    lines = str(error).strip().splitlines() or [""]
+    expected = isinstance(error, TrainingFailed | InputError)
+    return lines[0] if expected else f"{type(error).__name__}: {lines[0]}"
+
+
+@dataclass
+class Worker:
+    """One process and what it is doing."""
+
+    process: Any
+    connection: Connection
+    task: Task | None = None
+    worked_s: float = 0.0  # time on the task, suspensions not counted
+    looked: float = field(default_factory=time.monotonic)
+
+
+class LocalEngine:
+    """Implements `search.engine.Engine` with `slots` worker processes, and one more for exclusive tasks."""
+
+    def __init__(self, slots: int, asked_to_stop: Callable[[], bool] = lambda: False) -> None:
+        self.slots = slots
+        self.stopping = False
+        self._asked_to_stop = asked_to_stop
+        self.progress: dict[str, Mapping[str, Any]] = {}
+        self._context = multiprocessing.get_context("spawn")  # a forked child would inherit the run's lock
+        self._stop = self._context.RawValue(ctypes.c_bool, False)  # no lock that a killed worker could keep
+        self._queue: deque[Task] = deque()
+        self._workers: list[Worker] = []
+        self._ready: deque[Finished] = deque()
+        self._suspended = False
+        self._stop_by: float | None = None
+
+    # ---- the seam
+
+    def submit(self, task: Task) -> None:
+        """Queues a task; it starts as soon as there is a worker for it. While stopping it comes back unfinished."""
+        if self.stopping:
+            self._ready.append(Finished(task))
+        else:
+            self._queue.append(task)
+            self._dispatch()
+
+    def next(self, timeout_s: float) -> Finished | None:
+        """The next finished task; None if none finished within the time."""
+        deadline = time.monotonic() + timeout_s
+        while not self._ready:
+            if not self.stopping and self._asked_to_stop():
+                self._begin_to_stop()
+                continue
+            self._dispatch()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            self._listen(min(left, 0.1))
+            self._watch()
+        return self._ready.popleft()
+
+    def close(self) -> None:
+        """Ends all workers at once."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+        self._workers.clear()
+
+    def __enter__(self) -> "LocalEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- inside
+
+    def _begin_to_stop(self) -> None:
+        """Asks every task to save and end; `next` then gives them back, unfinished."""
+        self.stopping = True
+        self._stop.value = True
+        self._stop_by = time.monotonic() + GRACE_S
+        timing = self._exclusive()
+        if timing is not None:  # beside the others, which go on now to save, its figures would be worth nothing
+            self._bury(timing, "")
+        self._resume()
+        while self._queue:
+            self._ready.append(Finished(self._queue.popleft()))
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.task is not None]
+
+    def _exclusive(self) -> Worker | None:
+        return next((worker for worker in self._busy() if worker.task and worker.task.work.exclusive), None)
+
+    def _dispatch(self) -> None:
+        """Gives queued tasks to idle workers; an exclusive one first suspends all others."""
+        while self._queue and self._exclusive() is None:
+            exclusive = next((task for task in self._queue if task.work.exclusive), None)
+            if exclusive is None and len(self._busy()) >= self.slots:
+                return
+            task = exclusive or self._queue[0]
+            self._queue.remove(task)
+            worker = next((worker for worker in self._workers if worker.task is None), None) or self._hire()
+            if exclusive is not None:
+                self._suspend()
+            worker.task, worker.worked_s, worker.looked = task, 0.0, time.monotonic()
+            worker.connection.send(task)
+
+    def _hire(self) -> Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=serve, args=(theirs, self._stop, os.getpid()), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers.append(Worker(process, ours))
+        return self._workers[-1]
+
+    def _suspend(self) -> None:
+        for worker in self._busy():
+            os.kill(worker.process.pid, signal.SIGSTOP)
+        self._suspended = True
+
+    def _resume(self) -> None:
+        for worker in self._workers:
+            if worker.process.is_alive():
+                os.kill(worker.process.pid, signal.SIGCONT)
+        self._suspended = False
+
+    def _listen(self, timeout_s: float) -> None:
+        """Takes what the workers have to say, and notices those that have died."""
+        by_source: dict[Any, Worker] = {}
+        for worker in self._workers:
+            by_source[worker.connection] = by_source[worker.process.sentinel] = worker
+        if not by_source:
+            time.sleep(timeout_s)
+            return
+        for worker in {id(by_source[s]): by_source[s] for s in wait(list(by_source), timeout_s)}.values():
+            try:
+                while worker.connection.poll():
+                    self._take(worker, *worker.connection.recv())
+            except (EOFError, OSError):
+                self._bury(worker, _cause_of_death(worker))
+
+    def _take(self, worker: Worker, kind: str, content: Any) -> None:
+        if worker.task is None:
+            return
+        if kind == "disk full":
+            raise OSError(errno.ENOSPC, "No space left on device", content)
+        if kind == "progress":
+            self.progress[worker.task.name] = content
+            return
+        task, worker.task = worker.task, None
+        self.progress.pop(task.name, None)
+        self._ready.append(Finished(task, content) if kind == "done" else Finished(task, failure=content))
+        if task.work.exclusive:
+            self._resume()
+
+    def _watch(self) -> None:
+        """Ends tasks that exceed their time, and, while stopping, workers that do not."""
+        now = time.monotonic()
+        for worker in self._busy():
+            task = worker.task
+            if task is None:
+                continue
+            if not (self._suspended and not task.work.exclusive):
+                worker.worked_s += now - worker.looked
+            worker.looked = now
+            if task.minutes is not None and worker.worked_s > 60 * task.minutes:
+                self._bury(worker, f"took longer than {task.minutes:g} minutes")
+            elif self._stop_by is not None and now > self._stop_by:
+                self._bury(worker, "")
+
+    def _bury(self, worker: Worker, reason: str) -> None:
+        """Ends a worker and its task: failed for the reason, or merely unfinished where there is none."""
+        worker.process.kill()
+        worker.process.join()
+        worker.connection.close()
+        self._workers.remove(worker)
+        task = worker.task
+        if task is not None:
+            self.progress.pop(task.name, None)
+            self._ready.append(Finished(task, failure=reason))
+            if task.work.exclusive:
+                self._resume()
+
+
+def _cause_of_death(worker: Worker) -> str:
+    worker.process.join(timeout=5)
+    code = worker.process.exitcode
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"the worker was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"the worker died with exit code {code}"

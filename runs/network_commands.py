@@ -1,0 +1,130 @@
+"""Commands that work on single networks: measure, evaluate, upscale."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ..analysis.export import load_exported
+from ..proxies.complexity import complexity
+from ..proxies.device import device_facts, find_device
+from ..proxies.image_decoding import decode
+from ..proxies.images import load_images
+from ..proxies.latency import PROTOCOLS, time_together
+from ..proxies.psnr import bicubic_baseline, evaluate
+from ..proxies.writing import whole
+from ..spaces import SYSTEMS, Architecture, Design, InputError, build, unknown
+from ..spaces.systems.weights import load_published
+
+
+def on(device: str) -> str:
+    """The device meant by `device`; `auto` is a GPU where there is one."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return str(find_device(device))
+
+
+def design_of(target: str) -> Design:
+    """The design of a system's name, an architecture.json, or an exported folder."""
+    if target in SYSTEMS:
+        return Design(SYSTEMS[target].architecture)
+    path = Path(target)
+    if path.is_dir():
+        path = path / "architecture.json"
+    if not path.is_file():
+        raise InputError(f"{target}: {unknown('system', target, SYSTEMS)}, and no such file")
+    try:
+        data = json.loads(path.read_text())
+        return Design.from_json(data) if "architecture" in data else Design(Architecture.from_json(data))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def measure(
+    targets: Sequence[str], device: str, reference: str, size: int, counts_only: bool, console: Console
+) -> None:
+    """Counts the networks, and times them together with the reference."""
+    designs = {target: design_of(target) for target in targets}
+    table = Table()
+    for heading in ("network", "parameters", "MACs (G)", "FLOPs (G)", "activations (M)", "convolutions"):
+        table.add_column(heading, justify="left" if heading == "network" else "right")
+    timings, place = {}, on(device)
+    if not counts_only:
+        protocol = replace(PROTOCOLS["steady"], size=(size, size))
+        networks: dict[str, nn.Module] = {name: build(design, device=place) for name, design in designs.items()}
+        named = f"{reference} (reference)"
+        networks[named] = build(design_of(reference), device=place)
+        timings = time_together(networks, named, protocol, place)
+        designs.setdefault(named, design_of(reference))
+        for heading in ("latency (ms)", f"x {reference}", "95 % interval"):
+            table.add_column(heading, justify="right")
+    for name, design in designs.items():
+        counted = complexity(design)
+        cells = [name, f"{counted.parameters:,}", f"{counted.macs_g:.4f}", f"{counted.flops_g:.4f}"]
+        cells += [f"{counted.activations_m:.4f}", str(counted.convolutions)]
+        if name in timings:
+            t = timings[name]
+            cells += [f"{t.latency_ms:.2f}", f"{t.ratio:.3f}", f"{t.ratio_low:.3f} to {t.ratio_high:.3f}"]
+        table.add_row(*cells)
+    console.print(table)
+    if timings:
+        facts = device_facts(place)
+        console.print(f"{protocol.label()}; {facts.get('gpu') or facts.get('cpu', '')}", highlight=False)
+
+
+def network_to_use(model: Path | None, system: str | None, weights: Path | None) -> nn.Module:
+    """The network of an exported folder, or a published one with its authors' weights."""
+    if model is not None and system is None and weights is None:
+        return load_exported(model)
+    if model is None and system is not None and weights is not None:
+        if system not in SYSTEMS:
+            raise InputError(unknown("system", system, SYSTEMS))
+        return load_published(system, weights).eval()
+    raise InputError("name either an exported folder, or --system and --weights")
+
+
+def evaluate_network(
+    model: Path | None, system: str | None, weights: Path | None, data: str, border: str, device: str, console: Console
+) -> None:
+    """PSNR per image and in the mean, beside MATLAB bicubic."""
+    network, place = network_to_use(model, system, weights), on(device)
+    role = "validation" if data == "embedded" else "all"
+    images = load_images(data, role, border=border)  # type: ignore[arg-type]  load_images names the wrong one
+    for note in images.notes:
+        console.print(note, highlight=False)
+    result, bicubic = evaluate(network.to(place), images, device=place), bicubic_baseline(images)
+    table = Table()
+    for heading in ("image", "PSNR (dB)", "bicubic (dB)"):
+        table.add_column(heading, justify="left" if heading == "image" else "right")
+    for name, value in result.per_image_db.items():
+        table.add_row(name, f"{value:.3f}", f"{bicubic.per_image_db[name]:.3f}")
+    table.add_row("mean", f"{result.psnr_db:.3f}", f"{bicubic.psnr_db:.3f}", style="bold")
+    console.print(table)
+    console.print("RGB, rounded to 8 bits, 4 pixels cut on each side", highlight=False)
+
+
+def upscale(model: Path, images: Sequence[Path], out: Path, device: str, console: Console) -> None:
+    """Writes NAME_x4.png for each image; nothing is written if one of them is not an image."""
+    network, place = load_exported(model), on(device)
+    network.to(place)
+    pixels = {path: torch.from_numpy(decode(path)[0]) for path in images}
+    targets = [out / f"{path.stem}_x4.png" for path in images]
+    if len(set(targets)) < len(targets):
+        raise InputError("two of the images would get the same name; upscale them to different folders")
+    for (path, lr), target in zip(pixels.items(), targets, strict=True):
+        with torch.inference_mode():
+            try:
+                sr = network(lr[None].to(place) / 255)[0]
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
+        eight_bits = (sr.clamp(0, 1) * 255).round().to(torch.uint8).cpu().permute(1, 2, 0).numpy()
+        with whole(target) as temporary:
+            Image.fromarray(np.ascontiguousarray(eight_bits)).save(temporary, format="PNG")
+        console.print(f"{path} -> {target} ({sr.shape[2]}x{sr.shape[1]})", highlight=False, soft_wrap=True)

@@ -1,0 +1,211 @@
+"""The story of a run, from a recipe to a winner: read from top to bottom.
+
+A fresh run is the resume of an empty one: every step looks at the record first and does what is missing.
+"""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..analysis.report import write_report
+from ..analysis.table import candidate_table, write_csv
+from ..proxies.device import find_device
+from ..proxies.training import Training
+from ..proxies.work import Data
+from ..search.engine import Interrupted
+from ..search.first import first_record
+from ..search.loop import Exhausted, Search
+from ..search.objectives import OBJECTIVES
+from ..search.plan import Budget, Plan
+from ..search.samplers import Start
+from ..search.study import Record
+from ..search.verdict import Verdict, confirm
+from ..spaces import SYSTEMS, Design, InputError
+from .folder import RunFolder
+from .local_engine import LocalEngine
+from .recipe import Recipe
+from .recipe_file import read_recipe
+from .status import Watch
+from .summary import front_rows, judged, machine_facts, summary_of, versions
+from .winner import export_candidate
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; it can be resumed. `exit_code` is what the shell expects."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + signal_number
+
+
+def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool, console: Console) -> None:
+    """Runs a recipe's search to its end, or on from where it was stopped.
+
+    Raises InputError for what the user can mend, Stopped after a signal, Exhausted where the search cannot go on.
+    """
+    recipe = read_recipe(name, overrides)
+    if recipe.space is None:
+        raise InputError(f"{name}: has no 'space' to search")
+    plan = plan_of(recipe)
+    plan.data.train(), plan.data.evaluation()  # a folder that is not there should be said now, not by a worker
+    folder = RunFolder(out or Path("out") / Path(name).stem)
+    aside = folder.move_aside() if fresh else None
+    if aside:
+        console.print(f"The earlier run now lies in {aside}", highlight=False)
+    with folder.lock():
+        folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
+        record = Record(folder.url, recipe.objectives, plan.space)
+        if record.attribute("finished"):
+            console.print(f"{folder.path} holds a finished run of this recipe; nothing is done twice.", highlight=False)
+        with signals() as asked:
+            with LocalEngine(workers(recipe, plan), lambda: bool(asked)) as engine:
+                with Watch(folder, recipe, record, engine, console) as watch:
+                    try:
+                        ended = drive(plan, record, engine, folder, watch)
+                    except Interrupted:
+                        watch.enter("stopped")
+                        raise Stopped(asked[0]) from None
+        conclude(folder, recipe, record, console)
+    if ended is not None:
+        raise ended
+
+
+def drive(plan: Plan, record: Record, engine: LocalEngine, folder: RunFolder, watch: Watch) -> Exhausted | None:
+    """Opening, search, confirmation; gives the reason where the search ended before its budget."""
+    if record.attribute("first") is None:
+        watch.enter("measuring the reference")
+        record.set_attribute("machine", machine_facts(plan.device))
+        record.set_attribute("versions", versions())
+        record.set_attribute("first", first_record(plan, engine))
+    run = Search(plan, record, engine, folder.candidate, watch.changed)
+    watch.enter("searching", plan.budget.candidates)
+    ended = None
+    try:
+        run.run()
+    except Exhausted as error:
+        ended = error
+    watch.enter("confirming the front")
+    if confirm(plan, record, engine, folder.candidate, watch.changed):
+        record.set_attribute("seconds", run.seconds)
+    if not record.attribute("finished"):
+        record.set_attribute("finished", True)
+    watch.enter("finished")
+    return ended
+
+
+def conclude(folder: RunFolder, recipe: Recipe, record: Record, console: Console) -> None:
+    """Report, table, winner; and what a person at the terminal wants to see."""
+    result = judged(recipe, record)
+    write_report(summary_of(folder, recipe, record, result, finished=True), folder.path / "report.html")
+    write_csv(candidate_table(result.candidates, result.front), folder.path / "candidates.csv")
+    print_front(result, recipe, console)
+    winner = next((c for c in result.candidates if c.number == result.winner), None)
+    if winner is None:
+        console.print(f"No winner: {result.note}", highlight=False)
+    elif "psnr_db" in winner.numbers:
+        export_candidate(folder, recipe, record, winner, folder.path / "winner")
+        console.print(f"winner   {folder.path / 'winner'}{os.sep}", highlight=False, soft_wrap=True)
+    console.print(f"table    {folder.path / 'candidates.csv'}", highlight=False, soft_wrap=True)
+    console.print(f"report   {folder.path / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
+    """The front as a table, the winner marked."""
+    rows = front_rows(result, recipe.objectives)
+    table = Table(title=f"{len(rows)} on the front of {sum(c.state == 'complete' for c in result.candidates)} networks")
+    table.add_column("candidate", justify="right")
+    for name in recipe.objectives:
+        table.add_column(OBJECTIVES[name].label, justify="right")
+    table.add_column("network", overflow="fold")
+    for row in rows:
+        values = [f"{row[name]:.{OBJECTIVES[name].digits}f}" for name in recipe.objectives]
+        mark = ("*" if row["winner"] else "") + ("~" if row["tied_with"] else "")
+        table.add_row(f"{mark}{row['number']}", *values, row["summary"], style="bold" if row["winner"] else "")
+    console.print(table)
+    ties = " ~ cannot be told apart from another member within the intervals" if any(r["tied_with"] for r in rows) else ""
+    console.print(f"* the winner ({recipe.make_winner()}){';' if ties else ''}{ties}", highlight=False)
+
+
+# ---- from the recipe to the search's terms
+
+
+def plan_of(recipe: Recipe) -> Plan:
+    """The plan that a recipe describes, for this machine."""
+    space = recipe.make_space()
+    if space is None:
+        raise InputError("the recipe has no 'space' to search")
+    known = tuple(SYSTEMS[name].architecture for name in recipe.search.seeded_with)
+    for name, architecture in zip(recipe.search.seeded_with, known, strict=True):
+        if architecture not in space:
+            raise InputError(f"search.seeded_with: {name} does not lie in the space ({architecture.summary()})")
+    return Plan(
+        space=space,
+        objectives=tuple(recipe.objectives),
+        limits=recipe.make_limits(),
+        sampler=recipe.search.sampler,
+        start=Start(recipe.search.start, known),
+        seed=recipe.seed,
+        budget=Budget(
+            recipe.search.candidates, recipe.search.minutes, recipe.search.steps, recipe.search.at_least
+        ),
+        training=training_of(recipe),
+        fit=recipe.train.fit,
+        data=data_of(recipe),
+        reference=(recipe.reference, Design(SYSTEMS[recipe.reference].architecture)),
+        protocol=recipe.make_protocol(),
+        device=device_of(recipe),
+        confirm_seeds=recipe.confirm.seeds,
+        task_minutes=recipe.search.task_minutes,
+    )
+
+
+def training_of(recipe: Recipe) -> Training:
+    """How the recipe trains."""
+    fields = recipe.train.model_dump(exclude={"fit"})
+    return Training(**{**fields, "milestones": tuple(fields["milestones"])})
+
+
+def data_of(recipe: Recipe) -> Data:
+    """The images of the recipe."""
+    return Data(**recipe.data.model_dump(), patch=recipe.train.patch)
+
+
+def device_of(recipe: Recipe) -> str:
+    """The device: the recipe's, or with `auto` a GPU where there is one."""
+    if recipe.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return str(find_device(recipe.device))
+
+
+def workers(recipe: Recipe, plan: Plan) -> int:
+    """How many trainings at once: the recipe's number, or one a core on a CPU and one on a GPU."""
+    return recipe.search.workers or (len(os.sched_getaffinity(0)) if plan.device == "cpu" else 1)
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; a third one ends the process at once."""
+    asked: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        asked.append(number)
+        if len(asked) > 2:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

@@ -1,0 +1,197 @@
+"""Training one network longer: a candidate of a run, whose result is a candidate with it as parent, or a recipe's own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from ..proxies.complexity import complexity
+from ..proxies.psnr import bicubic_baseline
+from ..proxies.training import Training
+from ..proxies.work import Data, TrainWork
+from ..proxies.writing import write_json
+from ..search.candidate import Candidate
+from ..search.engine import Task, complete
+from ..search.plan import training_seed
+from ..search.study import Record
+from ..spaces import Design, InputError
+from .folder import RunFolder
+from .local_engine import LocalEngine
+from .recipe import Recipe
+from .recipe_file import network_of, read_recipe
+from .story import Stopped, conclude, data_of, device_of, signals, training_of
+from .summary import judged
+from .winner import chosen, export_candidate
+
+
+def train_candidate(
+    path: Path, number: int | None, recipe_name: str | None, overrides: Sequence[str], seeds: int, console: Console
+) -> None:
+    """Trains a candidate of a run as another recipe says; records it as a child of that candidate, and exports it.
+
+    The images are the run's, unless the other recipe names its own.
+    """
+    folder = RunFolder(path)
+    recipe = folder.recipe()
+    if recipe.space is None:
+        raise InputError(f"{path}: was not made by a search; train its recipe instead")
+    other = read_recipe(recipe_name, overrides) if recipe_name else recipe
+    if recipe_name is None and overrides:
+        raise InputError("--set changes a recipe: name one by --recipe")
+    with folder.lock():
+        record = Record(folder.url, recipe.objectives, recipe.make_space())
+        number = judged(recipe, record).winner if number is None else number
+        if number is None:
+            raise InputError(f"{path}: has no winner; name a candidate by --candidate")
+        parent = chosen(record.candidates, number, folder)
+        if parent.state != "complete":
+            raise InputError(f"{path}: candidate {number} is {parent.state}; only a complete one is trained on")
+        training = training_of(other)
+        if recipe_name is None:
+            training = replace(training, steps=(record.attribute("first") or {})["steps"])
+        data = data_of(other) if "data" in other.model_fields_set else data_of(recipe)
+        data = replace(data, patch=training.patch)
+        child = child_of(record, parent, training, data, seeds)
+        train(folder, record, child, training, data, device_of(other), seeds, recipe.seed, console)
+        conclude(folder, recipe, record, console)
+        child = record.candidates[child.number]
+        target = folder.path / f"trained-{child.number:05d}"
+        export_candidate(folder, replace_data(recipe, other), record, child, target)
+        say(child, target, record, console)
+
+
+def train_network(
+    name: str, out: Path | None, overrides: Sequence[str], seeds: int, console: Console
+) -> None:
+    """Trains the one network that a recipe names and exports it to `winner/` of the folder."""
+    recipe = read_recipe(name, overrides)
+    design = Design(network_of(recipe))
+    folder = RunFolder(out or Path("out") / f"{Path(name).resolve().parent.name}-trained")
+    training, data = training_of(recipe), data_of(recipe)
+    validation = data.evaluation()
+    with folder.lock():
+        folder.begin(recipe, Path(name).stem, f"paretosr train {name}")
+        record = Record(folder.url, ("psnr_db",))
+        if record.attribute("first") is None:
+            images = data.train()
+            facts = {"label": images.label, "hash": {"train": images.hash, "validation": validation.hash}}
+            facts |= {"validation_names": list(validation.names), "embedded": images.embedded}
+            bicubic_db = bicubic_baseline(validation).psnr_db
+            record.set_attribute("first", {"bicubic_psnr_db": bicubic_db, "data": facts, "steps": training.steps})
+        if not record.candidates:
+            numbers = complexity(design).numbers()
+            record.add(Candidate(0, design, kind="trained", origin=f"recipe {name}", numbers=numbers))
+        candidate = record.candidates[0]
+        if candidate.state == "running":
+            train(folder, record, candidate, training, data, device_of(recipe), seeds, recipe.seed, console, own=True)
+        candidate = record.candidates[0]
+        export_candidate(folder, recipe, record, candidate, folder.path / "winner")
+        say(candidate, folder.path / "winner", record, console)
+
+
+def child_of(record: Record, parent: Candidate, training: Training, data: Data, seeds: int) -> Candidate:
+    """The child that this very training makes: the one already begun, or a new one."""
+    details = {"training": asdict(training), "data": asdict(data), "asked_seeds": seeds}
+    for candidate in record.candidates:
+        same = {name: candidate.details.get(name) for name in details} == _plain(details)
+        if candidate.parent == parent.number and same and candidate.state == "running":
+            return candidate
+    numbers = {name: value for name, value in parent.numbers.items() if name != "psnr_db"}
+    child = Candidate(
+        0,
+        parent.design,
+        kind="trained",
+        parent=parent.number,
+        origin=f"candidate {parent.number}, trained for {training.steps} steps",
+        numbers=numbers,
+        intervals={name: ends for name, ends in parent.intervals.items() if name != "psnr_db"},
+        details=_plain(details),
+    )
+    return record.add(child)
+
+
+def _plain(details: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples are lists there."""
+    training = details["training"]
+    return {**details, "training": {**training, "milestones": list(training["milestones"])}}
+
+
+def train(
+    folder: RunFolder,
+    record: Record,
+    candidate: Candidate,
+    training: Training,
+    data: Data,
+    device: str,
+    seeds: int,
+    run_seed: int,
+    console: Console,
+    *,
+    own: bool = False,
+) -> None:
+    """Trains with each seed, goes on where a saved state lies, and records the candidate; Stopped after a signal.
+
+    own: the run's seed is the training's first seed itself (a recipe that trains one network), not a key to it.
+    """
+    data.train(), data.evaluation()
+    tasks = []
+    for repeat in range(seeds):
+        seed = run_seed if own and repeat == 0 else training_seed(run_seed, candidate.number, repeat)
+        at = folder.candidate(candidate.number) / (f"seed{repeat}" if repeat else "")
+        tasks.append(Task(f"seed {seed}", TrainWork(candidate.design, training, data, seed, device, str(at))))
+    with signals() as asked, LocalEngine(min(seeds, 2), lambda: bool(asked)) as engine, Progress(console=console) as bars:
+        finished = {f.task.name: f for f in complete(engine, tasks, drawn(bars, engine, training.steps))}
+    if asked:
+        raise Stopped(asked[0])
+    results = [finished[task.name] for task in tasks]
+    failure = next((f.failure for f in results if f.failure), "")
+    if failure:
+        record.update(replace(candidate, state="failed", reason=failure))
+        raise InputError(f"the training failed: {failure}")
+    record.update(trained(folder, candidate, [dict(f.numbers or {}) for f in results]))
+
+
+def trained(folder: RunFolder, candidate: Candidate, results: list[dict[str, Any]]) -> Candidate:
+    """The candidate with the mean PSNR of its seeds; the first seed's curve and weights are the ones kept with it."""
+    write_json(folder.candidate(candidate.number) / "training.json", results[0])
+    psnr_db = [result["psnr_db"] for result in results]
+    details = {name: results[0][name] for name in ("steps", "train_s", "seed", "threads", "torch", "instruction_set")}
+    details["psnr_by_seed_db"] = psnr_db
+    numbers = {**candidate.numbers, "psnr_db": float(np.mean(psnr_db))}
+    return replace(candidate, state="complete", numbers=numbers, details={**candidate.details, **details})
+
+
+def drawn(bars: Progress, engine: LocalEngine, steps: int) -> Callable[[], None]:
+    """What draws a bar for each training that reports."""
+    known: dict[str, Any] = {}
+
+    def draw() -> None:
+        for name, said in engine.progress.items():
+            if name not in known:
+                known[name] = bars.add_task(name, total=steps)
+            bars.update(known[name], completed=said["step"])
+
+    return draw
+
+
+def replace_data(recipe: Recipe, other: Recipe) -> Recipe:
+    """The recipe of the run with the training, and where it has its own the data, of the other."""
+    data = other.data if "data" in other.model_fields_set else recipe.data
+    return recipe.model_copy(update={"train": other.train, "data": data, "device": other.device})
+
+
+def say(candidate: Candidate, target: Path, record: Record, console: Console) -> None:
+    """The outcome in two lines."""
+    bicubic_db = record.attribute("first")["bicubic_psnr_db"]
+    psnr_db = candidate.numbers["psnr_db"]
+    console.print(
+        f"candidate {candidate.number}: {psnr_db:.3f} dB, {psnr_db - bicubic_db:+.2f} dB against bicubic; "
+        f"{candidate.details['steps']} steps; {candidate.design.summary()}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"exported {target}", highlight=False, soft_wrap=True)

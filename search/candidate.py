@@ -1,0 +1,40 @@
+"""A `Candidate` is one network with its numbers: what was proposed, what was measured, who its parent was."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..spaces import Design
+
+STATES = ("running", "complete", "pruned", "failed")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network of a run.
+
+    number: its place in the study. state: `complete`; `pruned` (it broke a limit before training, `reason` says which);
+    `failed` (`reason` says why); `running`. kind: `search`, or `trained` for a longer training of `parent`.
+    origin: how it was proposed. numbers: what was measured, the unit in the name. intervals: 95 % intervals of those
+    that have one. curve: (step, mean L1 loss since the last point). confirmed: timed again together with the front and
+    trained with further seeds. tied_with: members of the front that it cannot be told apart from.
+    """
+
+    number: int
+    design: Design
+    state: str = "running"
+    kind: str = "search"
+    parent: int | None = None
+    origin: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    reason: str = ""
+    curve: tuple[tuple[int, float], ...] = ()
+    confirmed: bool = False
+    tied_with: tuple[int, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The block types it is made of."""
+        return frozenset(block.type for block in self.design.architecture.blocks)

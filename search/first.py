@@ -1,0 +1,88 @@
+"""The first record of a run: what is measured once, before the first candidate, and holds for all of them."""
+
+import math
+from collections.abc import Iterable
+from random import Random
+from typing import Any
+
+from ..proxies.complexity import complexity
+from ..proxies.psnr import bicubic_baseline
+from ..proxies.work import REFERENCE, SpeedWork, TimeWork
+from ..spaces import Design
+from .engine import Engine, Finished, Interrupted, Task, complete
+from .plan import Plan, timing_numbers
+
+FITTED_SHARE = 0.62  # of `search.minutes` that the trainings may fill; timings, evaluations and redraws take the rest
+FEWEST_STEPS = 20
+
+
+def first_record(plan: Plan, engine: Engine) -> dict[str, Any]:
+    """Reference network, baseline, steps of a training, hypervolume's reference point; as plain data."""
+    name, design = plan.reference
+    numbers: dict[str, float] = complexity(design).numbers()
+    timing = None
+    if plan.needs("timed"):
+        work = TimeWork({}, design, plan.protocol, plan.device)
+        timing = numbers_of(next(complete(engine, [Task("first/reference", work)])))[REFERENCE]
+        numbers |= timing_numbers({**timing, "ratio": 1.0}, timing["latency_ms"])
+    train, validation = plan.data.train(), plan.data.evaluation()
+    bicubic = bicubic_baseline(validation)
+    return {
+        "reference": {"name": name, "numbers": numbers, "timing": timing},
+        "bicubic_psnr_db": bicubic.psnr_db,
+        "steps": fitted_steps(plan, engine) if plan.fit else plan.training.steps,
+        "data": {
+            "label": train.label,
+            "hash": {"train": train.hash, "validation": validation.hash},
+            "train_images": len(train.names),
+            "validation_images": len(validation.names),
+            "validation_names": list(validation.names),
+            "embedded": train.embedded,
+            "border": train.border,
+            "notes": list(dict.fromkeys((*train.notes, *validation.notes))),
+        },
+    }
+
+
+def fitted_steps(plan: Plan, engine: Engine) -> int:
+    """As many training steps as let the asked number of candidates end within `minutes`, at most the recipe's.
+
+    Measured on networks of the space, one of each block type, on all workers at once, as the search will run them.
+    """
+    minutes = plan.budget.minutes
+    if minutes is None:
+        return plan.training.steps
+    random = Random(f"{plan.seed}:speed")
+    designs = [Design(plan.space.sample(random, only_type=block.type)) for block in plan.space.blocks]
+    tasks = [
+        Task(f"first/speed {slot}", SpeedWork(tuple(designs), plan.training, plan.data, plan.device))
+        for slot in range(engine.slots)
+    ]
+    speeds = [numbers_of(finished) for finished in complete(engine, tasks)]
+    step_s = sum(speed["step_s"] for speed in speeds) / len(speeds)
+    evaluation_s = sum(speed["evaluation_s"] for speed in speeds) / len(speeds)
+    rounds = math.ceil(plan.budget.candidates / engine.slots)
+    confirming = 1 + 0.35 * plan.confirm_seeds  # a third of the candidates, about, are trained again at the end
+    a_candidate_s = FITTED_SHARE * 60 * minutes / (rounds * confirming) - evaluation_s
+    return max(FEWEST_STEPS, min(plan.training.steps, int(a_candidate_s / step_s)))
+
+
+def numbers_of(finished: Finished) -> dict[str, Any]:
+    """The numbers of a task without which the run cannot begin."""
+    if finished.failure:
+        raise RuntimeError(f"{finished.task.name} failed: {finished.failure}")
+    if finished.numbers is None:
+        raise Interrupted
+    return dict(finished.numbers)
+
+
+def hypervolume_reference(objectives: Iterable[str], first: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """For each objective (zero, scale): a value counts as (value - zero) / scale against the reference point.
+
+    PSNR counts as decibels above bicubic; everything else as a share of the reference network's, below 1.
+    """
+    numbers = first["reference"]["numbers"]
+    return {
+        name: (first["bicubic_psnr_db"], 1.0) if name == "psnr_db" else (0.0, numbers[name] or 1.0)
+        for name in objectives
+    }

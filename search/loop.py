@@ -1,0 +1,288 @@
+"""The search: propose, count, time, train, record; and begin again until the budget is spent.
+
+A fresh run is the resume of an empty record: nothing here remembers anything that the record does not.
+"""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from ..proxies.complexity import complexity
+from ..proxies.training import saved_step
+from ..proxies.work import TimeWork, TrainWork, mark_running
+from ..proxies.writing import write_json
+from ..spaces import Architecture, Design
+from .candidate import Candidate
+from .engine import Engine, Finished, Interrupted, Task
+from .objectives import Limit, broken, matrix
+from .plan import Plan, timing_intervals, timing_numbers, training_seed
+from .samplers import SAMPLERS
+from .seen import Proposal, Seen
+from .study import Record
+
+HOPELESS = 500  # proposals in a row that break limits
+FAILURES = 25  # failures in a row
+REDRAWS = 200  # attempts at a network not yet known, before looking for one at random
+NETWORK = "network"  # the name of the candidate in its own timing
+
+
+class Exhausted(Exception):
+    """The search cannot go on, for the reason in the message; what it has is recorded.
+
+    exit_code: 0 where it has tried everything, 2 where the recipe asks for what the space does not hold, 1 otherwise.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Search:
+    """Drives one search. `on_change` is called after each event; `folder_of` says where a candidate's files lie."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        record: Record,
+        engine: Engine,
+        folder_of: Callable[[int], Path],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.plan, self.record, self.engine = plan, record, engine
+        self.folder_of, self.on_change = folder_of, on_change
+        first = record.attribute("first")
+        self.steps: int = first["steps"]
+        self.reference_ms: float = first["reference"]["numbers"].get("latency_ms", math.nan)
+        self.training = replace(plan.training, steps=self.steps)
+        self.running: dict[str, Candidate] = {}
+        self.known = {c.design.hash for c in record.candidates if c.kind == "search"}
+        self.spent_before_s: float = record.attribute("seconds") or 0.0
+        self.started = time.monotonic()
+
+    # ---- the loop
+
+    def run(self) -> None:
+        """Searches until the budget is spent. Raises Exhausted where it cannot go on, Interrupted on a stop.
+
+        Either only after everything that was running has ended and is recorded.
+        """
+        exhausted = None
+        try:
+            self.resume()
+        except Exhausted as error:
+            exhausted = error
+        while True:
+            try:
+                while exhausted is None and self.has_room() and self.wants_more():
+                    self.propose()
+                    self.on_change()
+                finished = self.engine.next(timeout_s=0.2) if self.running else None
+                if finished is not None:
+                    self.receive(finished)
+            except Exhausted as error:
+                exhausted = error
+            self.on_change()
+            if not self.running and (exhausted is not None or self.engine.stopping or not self.wants_more()):
+                break
+        if self.engine.stopping:
+            raise Interrupted
+        if exhausted is not None:
+            raise exhausted
+
+    def has_room(self) -> bool:
+        """Whether a worker waits for a candidate."""
+        return not self.engine.stopping and len(self.running) < self.engine.slots
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent in all lives of this run."""
+        return self.spent_before_s + time.monotonic() - self.started
+
+    def wants_more(self) -> bool:
+        """Whether the budget leaves room for another candidate, those on their way included."""
+        budget = self.plan.budget
+        done = sum(c.kind == "search" and c.state == "complete" for c in self.record.candidates) + len(self.running)
+        if done >= budget.candidates:
+            return False
+        if budget.steps is not None and done * self.steps >= budget.steps:
+            return False
+        return budget.minutes is None or self.seconds < 60 * budget.minutes or done < budget.at_least
+
+    def resume(self) -> None:
+        """Sends on what was running when the last driver died; what it died of twice is failed."""
+        for candidate in self.record.candidates:
+            if candidate.state != "running" or candidate.kind != "search":
+                continue
+            place = died_at(self.folder_of(candidate.number))
+            if place is not None:
+                self.finish(candidate, "failed", f"was running at two deaths of the driver, both at {place}")
+            elif limit := broken(self.plan.limits, candidate.numbers):
+                self.finish(candidate, "pruned", f"broke {limit}")
+            else:
+                self.send_on(candidate)
+
+    # ---- a candidate's way
+
+    def propose(self) -> None:
+        """Makes the next candidate, counts it, records it whole, and sends it on if it breaks no limit."""
+        number = len(self.record.candidates)
+        proposal = self.draw(number)
+        self.known.add(proposal.architecture.hash)
+        design = Design(proposal.architecture)
+        numbers = complexity(design).numbers()
+        candidate = Candidate(number, design, origin=proposal.origin, numbers=numbers)
+        limit = broken(self.plan.limits, numbers)
+        if limit is not None:
+            candidate = replace(candidate, state="pruned", reason=f"broke {limit}")
+        candidate = self.record.add(candidate, proposal.memory)
+        if limit is not None:
+            self.check_hope()
+        else:
+            self.send_on(candidate)
+
+    def draw(self, number: int) -> Proposal:
+        """A network that is not known yet, from the sampler; from a random draw where it only repeats itself."""
+        plan, seen = self.plan, self.view()
+        if len(self.known) >= plan.space.size:
+            raise Exhausted(f"all {plan.space.size} networks of the space have been tried", 0)
+        for attempt in range(REDRAWS):
+            random = Random(f"{plan.seed}:{number}:{attempt}")
+            proposal = SAMPLERS[plan.sampler](plan.space, seen, random, plan.start, plan.objectives)
+            if proposal.architecture.hash not in self.known:
+                return proposal
+        random = Random(f"{plan.seed}:{number}:random")
+        for _ in range(100 * REDRAWS):
+            architecture: Architecture = plan.space.sample(random)
+            if architecture.hash not in self.known:
+                return Proposal(architecture, "random: the sampler repeated itself")
+        raise Exhausted(f"no network was found that has not been tried; the space holds {plan.space.size}", 0)
+
+    def view(self) -> list[Seen]:
+        """What the sampler is shown: the candidates whose genome lies in the space, and nothing else."""
+        seen = []
+        for c in self.record.candidates:
+            architecture = c.design.architecture
+            if c.kind != "search" or c.design.plan is not None or architecture not in self.plan.space:
+                continue
+            points = tuple(matrix([c], self.plan.objectives)[0]) if c.state == "complete" else None
+            seen.append(Seen(c.number, architecture, c.state, points, self.record.memory(c.number)))
+        return seen
+
+    def send_on(self, candidate: Candidate) -> None:
+        """Submits the next piece of work that the candidate needs; completes it where none is left."""
+        plan, number = self.plan, candidate.number
+        if plan.needs("timed") and "latency_ratio" not in candidate.numbers:
+            mark_running(self.folder_of(number), "timing")
+            work = TimeWork({NETWORK: candidate.design}, plan.reference[1], plan.protocol, plan.device)
+        elif plan.needs("trained") and "psnr_db" not in candidate.numbers:
+            seed, folder = training_seed(plan.seed, number), self.folder_of(number)
+            work = TrainWork(candidate.design, self.training, plan.data, seed, plan.device, str(folder))
+        else:
+            self.finish(candidate, "complete")
+            return
+        task = Task(f"{number}/{type(work).__name__}", work, plan.task_minutes)
+        self.running[task.name] = candidate
+        self.engine.submit(task)
+
+    def receive(self, finished: Finished) -> None:
+        """Records what a task gave, and sends its candidate on; one that stopped on request stays as it is."""
+        candidate = self.running.pop(finished.task.name)
+        (self.folder_of(candidate.number) / "running").unlink(missing_ok=True)
+        if finished.failure:
+            self.finish(candidate, "failed", finished.failure)
+        elif finished.numbers is not None:
+            self.measured(candidate, finished)
+        self.record.set_attribute("seconds", self.seconds)
+
+    def measured(self, candidate: Candidate, finished: Finished) -> None:
+        """Adds the new numbers to the candidate, then ends it or sends it on."""
+        was_training = isinstance(finished.task.work, TrainWork)
+        numbers = dict(finished.numbers or {})
+        if was_training and not math.isfinite(numbers["psnr_db"]):
+            self.finish(candidate, "failed", f"PSNR is {numbers['psnr_db']}")
+            return
+        candidate = self.trained(candidate, numbers) if was_training else self.timed(candidate, numbers[NETWORK])
+        limit = broken(self.plan.limits, candidate.numbers)
+        if limit is not None and not was_training:
+            self.finish(candidate, "pruned", f"broke {limit}")
+            self.check_hope()
+        elif was_training or not self.plan.needs("trained"):
+            self.finish(candidate, "complete")
+        else:
+            self.record.update(candidate)
+            if not self.engine.stopping:
+                self.send_on(candidate)
+
+    def timed(self, candidate: Candidate, timing: dict[str, Any]) -> Candidate:
+        """The candidate with its latency; the raw samples go to a file beside the record."""
+        write_json(self.folder_of(candidate.number) / "timing.json", timing)
+        return replace(
+            candidate,
+            numbers={**candidate.numbers, **timing_numbers(timing, self.reference_ms)},
+            intervals={**candidate.intervals, **timing_intervals(timing, self.reference_ms)},
+            details={**candidate.details, "timing_wide": timing["wide"]},
+        )
+
+    def trained(self, candidate: Candidate, result: dict[str, Any]) -> Candidate:
+        """The candidate with its PSNR; curve and per-image figures go to a file beside the record."""
+        folder = self.folder_of(candidate.number)
+        write_json(folder / "training.json", result)
+        (folder / "state.pt").unlink(missing_ok=True)
+        details = {name: result[name] for name in ("steps", "train_s", "seed", "threads", "torch", "instruction_set")}
+        return replace(
+            candidate,
+            numbers={**candidate.numbers, "psnr_db": result["psnr_db"]},
+            details={**candidate.details, **details},
+        )
+
+    def finish(self, candidate: Candidate, state: str, reason: str = "") -> None:
+        """Writes the end of a candidate."""
+        self.record.update(replace(candidate, state=state, reason=reason or candidate.reason))
+        if state == "failed":
+            self.check_failures()
+
+    # ---- when to give up
+
+    def check_hope(self) -> None:
+        """Raises Exhausted when the last proposals all broke limits, naming the limit that did most of it."""
+        tail = [c for c in self.record.candidates if c.kind == "search"][-HOPELESS:]
+        if len(tail) < HOPELESS or any(c.state != "pruned" for c in tail):
+            return
+        tightest, times = Counter(c.reason.removeprefix("broke ") for c in tail).most_common(1)[0]
+        name, relation, bound = tightest.split(" ")
+        limit = Limit(name, relation, float(bound))
+        values = [c.numbers[limit.name] for c in tail if limit.name in c.numbers]
+        nearest = min(values) if limit.relation == "<=" else max(values)
+        raise Exhausted(
+            f"{HOPELESS} proposals in a row broke limits; the tightest is '{limit}' "
+            f"({times} of them; the nearest came to {nearest:.4g}): loosen it, or allow smaller networks in the space",
+            2,
+        )
+
+    def check_failures(self) -> None:
+        """Raises Exhausted when the last candidates all failed."""
+        tail = [c for c in self.record.candidates if c.kind == "search" and c.state in ("failed", "complete")]
+        tail = tail[-FAILURES:]
+        if len(tail) == FAILURES and all(c.state == "failed" for c in tail):
+            raise Exhausted(f"{FAILURES} candidates in a row failed, the last one: {tail[-1].reason}", 1)
+
+
+def died_at(folder: Path) -> str | None:
+    """Where a candidate stood at two deaths of the driver, if it did not move between them; None otherwise.
+
+    Called once by a new driver for each candidate that the last one left running.
+    """
+    marker, deaths_file = folder / "running", folder / "deaths.json"
+    if not marker.exists():
+        return None
+    place = f"{marker.read_text()}, step {saved_step(folder / 'state.pt')}"
+    deaths = json.loads(deaths_file.read_text()) if deaths_file.exists() else []
+    write_json(deaths_file, [*deaths, place])
+    marker.unlink()
+    return place if place in deaths else None

@@ -1,0 +1,71 @@
+"""What a search needs to know besides its space: what it aims for, what it may spend, how its numbers are born."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from ..proxies.latency import Protocol
+from ..proxies.training import Training
+from ..proxies.work import Data
+from ..spaces import Design, Space
+from .objectives import OBJECTIVES, Limit
+from .samplers import Start
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop proposing: whichever ends first. `minutes` never ends a search before `at_least` trained networks.
+
+    candidates: networks trained. minutes: wall time over all lives of the run. steps: training steps in all.
+    """
+
+    candidates: int
+    minutes: float | None = None
+    steps: int | None = None
+    at_least: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of it. `training.steps` is the most a candidate is trained; with `fit` fewer, so that `minutes` suffice."""
+
+    space: Space
+    objectives: tuple[str, ...]
+    limits: tuple[Limit, ...]
+    sampler: str
+    start: Start
+    seed: int
+    budget: Budget
+    training: Training
+    fit: bool
+    data: Data
+    reference: tuple[str, Design]
+    protocol: Protocol
+    device: str
+    confirm_seeds: int
+    task_minutes: float | None
+
+    def needs(self, stage: str) -> bool:
+        """Whether an objective or a limit wants a number that is `timed` or `trained`."""
+        names = (*self.objectives, *(limit.name for limit in self.limits))
+        return any(OBJECTIVES[name].stage == stage for name in names)
+
+
+def training_seed(seed: int, number: int, repeat: int = 0) -> int:
+    """The seed of a candidate's weights and patches: a function of the run's seed, its number, and the repetition."""
+    return Random(f"{seed}:{number}:training:{repeat}").getrandbits(31)
+
+
+def timing_numbers(timing: Mapping[str, Any], reference_ms: float) -> dict[str, float]:
+    """What a timing says in the run's terms: `latency_ms` is the ratio times the run's median of the reference."""
+    numbers = {"latency_ratio": timing["ratio"], "latency_ms": timing["ratio"] * reference_ms}
+    if "memory_mb" in timing:
+        numbers["memory_mb"] = timing["memory_mb"]
+    return numbers
+
+
+def timing_intervals(timing: Mapping[str, Any], reference_ms: float) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of the same numbers."""
+    low, high = timing["ratio_low"], timing["ratio_high"]
+    return {"latency_ratio": (low, high), "latency_ms": (low * reference_ms, high * reference_ms)}

@@ -1,0 +1,113 @@
+"""Samplers: each is a function from what has been seen to the next proposal. A new one: write it, name it in `SAMPLERS`.
+
+A sampler holds no state. It is shown the candidates whose genome lies in the space, in order of their numbers, and a
+`random.Random` keyed by (seed, candidate number, attempt): the same record gives the same proposal, in a run that was
+stopped and one that was not.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from ..spaces import Architecture, Space
+from .front import crowding, layers
+from .optuna_samplers import nsga2, tpe
+from .seen import Proposal, Seen
+
+POPULATION = 20
+CROSSOVER = 0.4
+SECOND_MUTATION = 0.4
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a search begins: with these known networks, then with random ones, `count` in all."""
+
+    count: int = 24
+    known: tuple[Architecture, ...] = field(default_factory=tuple)
+
+
+Sampler = Callable[[Space, Sequence[Seen], Random, Start, Sequence[str]], Proposal]
+
+
+def evolution(
+    space: Space, seen: Sequence[Seen], random: Random, start: Start, directions: Sequence[str]
+) -> Proposal:
+    """Our own: parents by tournament on (front, crowding), crossed or not, one or two block-level mutations.
+
+    Source: the recipe of the prototype (population 20 beat 10, 40, 80 on a synthetic landscape; crossover was neutral).
+    """
+    opening = opened(space, seen, random, start)
+    measured = [s for s in seen if s.points is not None]
+    if opening is not None or not measured:
+        return opening or Proposal(space.sample(random), "start: random")
+    parents = population(measured)
+    first, second = _tournament(parents, random), _tournament(parents, random)
+    child, words = first.architecture, f"child of {first.number}"
+    if random.random() < CROSSOVER and second.number != first.number:
+        child, words = space.cross(child, second.architecture, random), f"cross of {first.number} and {second.number}"
+    for _ in range(2 if random.random() < SECOND_MUTATION else 1):
+        child, change = space.mutate(child, random)
+        words += f", {change}"
+    return Proposal(child, words)
+
+
+def opened(space: Space, seen: Sequence[Seen], random: Random, start: Start) -> Proposal | None:
+    """The next network of the start: known ones first, then one of the block type least seen so far; None when over."""
+    tried = {s.architecture.hash for s in seen}
+    for known in start.known:
+        if known in space and known.hash not in tried:
+            return Proposal(known.canonical(), "start: published network")
+    alive = [s for s in seen if s.state != "pruned"]
+    if len(alive) >= start.count:
+        return None
+    uses = {block.type: sum(block.type in s.types for s in alive) for block in space.blocks}
+    rarest = min(uses, key=lambda name: uses[name])
+    if uses[rarest] == 0:
+        return Proposal(space.sample(random, only_type=rarest), f"start: all {rarest}")
+    return Proposal(space.sample(random), "start: random")
+
+
+def population(measured: Sequence[Seen]) -> list[Seen]:
+    """The best POPULATION of the measured ones, best first: by front, then by crowding."""
+    points = np.array([s.points for s in measured], dtype=np.float64)
+    rank = layers(points)
+    spread = np.zeros(len(points))
+    for layer in range(int(rank.max()) + 1):
+        members = rank == layer
+        spread[members] = crowding(points[members])
+    order = sorted(range(len(points)), key=lambda i: (rank[i], -spread[i], measured[i].number))
+    return [measured[i] for i in order[:POPULATION]]
+
+
+def _tournament(parents: Sequence[Seen], random: Random) -> Seen:
+    """The better of two; parents stand best first."""
+    return parents[min(random.randrange(len(parents)), random.randrange(len(parents)))]
+
+
+def uniform(
+    space: Space, seen: Sequence[Seen], random: Random, start: Start, directions: Sequence[str]
+) -> Proposal:
+    """Random search: every proposal an independent draw (after the known networks of the start)."""
+    return opened(space, seen, random, Start(0, start.known)) or Proposal(space.sample(random), "random")
+
+
+def _after_known(of: Callable[..., Proposal]) -> Sampler:
+    def propose(
+        space: Space, seen: Sequence[Seen], random: Random, start: Start, directions: Sequence[str]
+    ) -> Proposal:
+        known = opened(space, seen, random, Start(0, start.known))
+        return known or of(space, seen, random.getrandbits(31), directions)
+
+    return propose
+
+
+SAMPLERS: Mapping[str, Any] = {
+    "evolution": evolution,
+    "nsga2": _after_known(nsga2),
+    "tpe": _after_known(tpe),
+    "random": uniform,
+}

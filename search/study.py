@@ -1,0 +1,154 @@
+"""The record of a run: an Optuna study that this process alone writes, one transaction an event.
+
+A candidate is one trial: its genome is the trial's parameters (none for a network outside the space), all else it
+carries is JSON in user attributes, written whole, so that a kill leaves an event or no event. What belongs to the run
+(its first record, the confirmations) is JSON in the study's user attributes.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ..spaces import Design, Space
+from .candidate import Candidate
+from .objectives import OBJECTIVES
+
+STATE_NAMES = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.WAITING: "running",
+}
+TRIAL_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+STUDY_NAME = "paretosr"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def distributions(space: Space) -> dict[str, CategoricalDistribution]:
+    """The genes of a space as Optuna knows them; the same for every candidate."""
+    return {name: CategoricalDistribution(options) for name, options in space.genes().items()}
+
+
+class Record:
+    """All candidates of a run, and the only way to write one. `url` is a SQLAlchemy URL (`sqlite:///out/x/study.db`)."""
+
+    def __init__(self, url: str, objectives: Sequence[str], space: Space | None = None) -> None:
+        directions = ["maximize" if OBJECTIVES[name].direction == "max" else "minimize" for name in objectives]
+        self.objectives = tuple(objectives)
+        self.space = space
+        self._distributions = distributions(space) if space else {}
+        self._storage = optuna.storages.RDBStorage(url)
+        self._study = optuna.create_study(
+            storage=self._storage, study_name=STUDY_NAME, directions=directions, load_if_exists=True
+        )
+        self._study_id = self._storage.get_study_id_from_name(STUDY_NAME)
+        with warnings.catch_warnings():  # names for dashboards; "experimental" since 3.2
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.set_metric_names(list(objectives))
+        self._candidates = [_candidate(trial) for trial in self._trials()]
+        self._memories = {trial.number: dict(trial.system_attrs) for trial in self._trials()}
+        self._attributes: dict[str, Any] = dict(self._study.user_attrs)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    # ---- reading
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All candidates by number, without curves (those are files)."""
+        return tuple(self._candidates)
+
+    def memory(self, number: int) -> dict[str, Any]:
+        """What the sampler asked to remember with this candidate."""
+        return self._memories[number]
+
+    def attribute(self, name: str) -> Any:
+        """A fact of the run, None where it is not (yet) known."""
+        return self._attributes.get(name)
+
+    # ---- writing; each call is one transaction, or a few whose loss of the last ones does no harm
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Writes a fact of the run."""
+        self._study.set_user_attr(name, value)
+        self._attributes[name] = value
+
+    def add(self, candidate: Candidate, memory: Mapping[str, Any] | None = None) -> Candidate:
+        """Writes a new candidate, whole, in the state it has; gives it back with its number."""
+        number = len(self._candidates)
+        architecture = candidate.design.architecture
+        inside = candidate.kind == "search" and self.space is not None and architecture in self.space
+        values = self._values(candidate) if candidate.state == "complete" else None
+        trial = create_trial(
+            state={"running": TrialState.RUNNING, **TRIAL_STATES}[candidate.state],
+            values=values,
+            params=self.space.encode(architecture) if inside and self.space else {},
+            distributions=dict(self._distributions) if inside else {},
+            user_attrs={
+                "design": candidate.design.to_json(),
+                "kind": candidate.kind,
+                "parent": candidate.parent,
+                "origin": candidate.origin,
+                "summary": candidate.design.summary(),
+                "hash": candidate.design.hash,
+                **_numbers(candidate),
+            },
+            system_attrs=dict(memory or {}),
+        )
+        self._study.add_trial(trial)
+        self._candidates.append(replace(candidate, number=number))
+        self._memories[number] = dict(memory or {})
+        return self._candidates[number]
+
+    def update(self, candidate: Candidate) -> Candidate:
+        """Writes what was measured since: numbers first, then, where it ended, its state and values."""
+        number = candidate.number
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        self._storage.set_trial_user_attr(trial_id, "measured", _numbers(candidate)["measured"])
+        if candidate.state != "running":
+            values = self._values(candidate) if candidate.state == "complete" else None
+            self._study.tell(number, values, state=TRIAL_STATES[candidate.state])
+        self._candidates[number] = candidate
+        return candidate
+
+    def _values(self, candidate: Candidate) -> list[float]:
+        return [float(candidate.numbers[name]) for name in self.objectives]
+
+
+def _numbers(candidate: Candidate) -> dict[str, Any]:
+    """The one JSON attribute that holds all that was measured."""
+    return {
+        "measured": {
+            "numbers": dict(candidate.numbers),
+            "intervals": {name: list(interval) for name, interval in candidate.intervals.items()},
+            "reason": candidate.reason,
+            "details": dict(candidate.details),
+        }
+    }
+
+
+def _candidate(trial: FrozenTrial) -> Candidate:
+    """The candidate that a trial holds."""
+    attributes = trial.user_attrs
+    measured = attributes["measured"]
+    return Candidate(
+        number=trial.number,
+        design=Design.from_json(attributes["design"]),
+        state=STATE_NAMES[trial.state],
+        kind=attributes["kind"],
+        parent=attributes["parent"],
+        origin=attributes["origin"],
+        numbers=measured["numbers"],
+        intervals={name: (low, high) for name, (low, high) in measured["intervals"].items()},
+        reason=measured["reason"],
+        details=measured["details"],
+    )

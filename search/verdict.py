@@ -1,0 +1,231 @@
+"""What comes of a search: the front, its confirmation by further timings and seeds, and the winner."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ..proxies.work import TimeWork, TrainWork
+from .candidate import Candidate
+from .engine import Engine, Interrupted, Task, complete
+from .first import hypervolume_reference
+from .front import dominates, hypervolume, knee, non_dominated
+from .objectives import OBJECTIVES, Limit, broken, matrix
+from .plan import Plan, timing_intervals, timing_numbers, training_seed
+from .study import Record
+
+PSNR_DOUBT_DB = 0.05  # before further seeds are trained, PSNR of one seed is taken to be known to about this
+TIMED_TOGETHER = 12  # networks in one interleaved timing
+
+
+def eligible(candidates: Sequence[Candidate], objectives: Sequence[str], limits: Sequence[Limit]) -> list[Candidate]:
+    """The candidates that may stand on the front: searched to the end, all objectives known, no limit broken."""
+    return [
+        c
+        for c in candidates
+        if c.state == "complete"
+        and c.kind == "search"
+        and all(name in c.numbers for name in objectives)
+        and broken(limits, c.numbers) is None
+    ]
+
+
+def on_front(candidates: Sequence[Candidate], objectives: Sequence[str]) -> list[Candidate]:
+    """The candidates that no other one dominates."""
+    keep = non_dominated(matrix(candidates, objectives))
+    return [c for c, kept in zip(candidates, keep, strict=True) if kept]
+
+
+def bounds(c: Candidate, objectives: Sequence[str], doubt_db: float) -> tuple[np.ndarray, np.ndarray]:
+    """The best and the worst that the candidate may be within its intervals, `[D]` each, lower is better."""
+    best, worst = [], []
+    for name in objectives:
+        doubt = doubt_db if name == "psnr_db" else 0.0
+        low, high = c.intervals.get(name, (c.numbers[name] - doubt, c.numbers[name] + doubt))
+        ends = sorted((OBJECTIVES[name].sign * low, OBJECTIVES[name].sign * high))
+        best.append(ends[0])
+        worst.append(ends[1])
+    return np.array(best), np.array(worst)
+
+
+def contenders(candidates: Sequence[Candidate], objectives: Sequence[str]) -> list[Candidate]:
+    """The front's members, and those whose intervals reach it: nobody's worst dominates their best."""
+    ends = [bounds(c, objectives, PSNR_DOUBT_DB) for c in candidates]
+    return [
+        c
+        for c, (best, _) in zip(candidates, ends, strict=True)
+        if not any(dominates(worst, best) for _, worst in ends)
+    ]
+
+
+def confirm(
+    plan: Plan, record: Record, engine: Engine, folder_of: Callable[[int], Path], on_change: Callable[[], None]
+) -> bool:
+    """Times the contenders again, together, and trains them with further seeds; each result is recorded as it comes.
+
+    What an earlier life of the run has recorded is not done again; False where nothing was left to do. Raises
+    Interrupted on a stop.
+    """
+    training = replace(plan.training, steps=record.attribute("first")["steps"])
+    chosen = contenders(eligible(record.candidates, plan.objectives, plan.limits), plan.objectives)
+    tasks: list[Task] = []
+    if plan.needs("timed"):
+        # In groups, so that no round of the interleaving gets long; each group has the reference among it.
+        for at in range(0, len(chosen), TIMED_TOGETHER):
+            group = {str(c.number): c.design for c in chosen[at : at + TIMED_TOGETHER]}
+            work = TimeWork(group, plan.reference[1], plan.protocol, plan.device)
+            tasks.append(Task(f"confirm/timing/{'+'.join(group)}", work, plan.task_minutes))
+    if plan.needs("trained"):
+        for c in chosen:
+            for repeat in range(1, plan.confirm_seeds + 1):
+                seed, folder = training_seed(plan.seed, c.number, repeat), folder_of(c.number) / f"seed{repeat}"
+                work = TrainWork(c.design, training, plan.data, seed, plan.device, str(folder))
+                tasks.append(Task(f"confirm/training/{c.number}/{repeat}", work, plan.task_minutes))
+    done = record.attribute("confirmed") or {}
+    missing = [task for task in tasks if task.name not in done]
+    if not missing:
+        return False
+    record.set_attribute("contenders", [c.number for c in chosen])
+    for finished in complete(engine, missing, on_change):
+        if finished.failure:
+            done = {**done, finished.task.name: {"failure": finished.failure}}
+        elif finished.numbers is not None:
+            done = {**done, finished.task.name: _kept(dict(finished.numbers))}
+        record.set_attribute("confirmed", done)
+    if engine.stopping:
+        raise Interrupted
+    return True
+
+
+def _kept(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The numbers without raw samples and curves, which would only swell the record."""
+    if "psnr_db" in numbers:
+        return {"psnr_db": numbers["psnr_db"], "seed": numbers["seed"]}
+    return {
+        name: {key: value for key, value in timing.items() if not key.endswith("samples_ms")}
+        for name, timing in numbers.items()
+    }
+
+
+def confirmed(record: Record) -> list[Candidate]:
+    """All candidates, those confirmed with their final numbers: mean PSNR over seeds, joint timing, intervals."""
+    done: Mapping[str, Any] = record.attribute("confirmed") or {}
+    candidates = {c.number: c for c in record.candidates}
+    chosen = [number for number in record.attribute("contenders") or [] if number in candidates]
+    psnr = {n: _psnrs(candidates[n], done) for n in chosen}
+    spread_db, freedom = pooled(list(psnr.values()))
+    reference_ms = (record.attribute("first") or {}).get("reference", {}).get("numbers", {}).get("latency_ms", math.nan)
+    timings = {n: t for name, group in done.items() if "/timing/" in name for n, t in group.items()}
+    for number in chosen:
+        c = candidates[number]
+        numbers, intervals = dict(c.numbers), dict(c.intervals)
+        if str(number) in timings:
+            numbers |= timing_numbers(timings[str(number)], reference_ms)
+            intervals |= timing_intervals(timings[str(number)], reference_ms)
+        if "psnr_db" in numbers:
+            numbers["psnr_db"] = float(np.mean(psnr[number]))
+            if freedom:
+                half = float(stats.t.ppf(0.975, freedom)) * spread_db / math.sqrt(len(psnr[number]))
+                intervals["psnr_db"] = (numbers["psnr_db"] - half, numbers["psnr_db"] + half)
+        details = {**c.details, "psnr_by_seed_db": psnr[number]}
+        if str(number) in timings:
+            details["timing_wide"] = timings[str(number)]["wide"]
+        candidates[number] = replace(c, numbers=numbers, intervals=intervals, confirmed=True, details=details)
+    return list(candidates.values())
+
+
+def _psnrs(c: Candidate, done: Mapping[str, Any]) -> list[float]:
+    """PSNR of every seed that candidate was trained with, the search's own first."""
+    further = [v["psnr_db"] for k, v in done.items() if k.startswith(f"confirm/training/{c.number}/") and "psnr_db" in v]
+    return [c.numbers["psnr_db"], *further] if "psnr_db" in c.numbers else further
+
+
+def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """The standard deviation within groups, pooled over them, and its degrees of freedom (0: not known)."""
+    freedom = sum(len(group) - 1 for group in groups if len(group) > 1)
+    squares = sum(float(np.sum((np.array(group) - np.mean(group)) ** 2)) for group in groups if len(group) > 1)
+    return (math.sqrt(squares / freedom), freedom) if freedom else (math.nan, 0)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All candidates with their final numbers, the front by rising latency (or first objective), and the winner."""
+
+    candidates: tuple[Candidate, ...]
+    front: tuple[int, ...]
+    winner: int | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class WinnerRule:
+    """`knee`, or the best by `objective` among the candidates that keep `limit`."""
+
+    name: str = "knee"
+    limit: Limit | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.limit is None else f"{self.name} with {self.limit}"
+
+
+RANKED_BY = {"fastest": ("latency_ratio", "latency_ms", "activations_m"), "best_psnr": ("psnr_db",)}
+
+
+def verdict(record: Record, objectives: Sequence[str], limits: Sequence[Limit], rule: WinnerRule) -> Verdict:
+    """The front as far as it is known: of the confirmed candidates once there are any, of all of them before."""
+    candidates = confirmed(record)
+    fit = eligible(candidates, objectives, limits)
+    final = [c for c in fit if c.confirmed]
+    front = on_front(final or fit, objectives)
+    ends = {c.number: bounds(c, objectives, 0.0) for c in front}
+    ties = {
+        c.number: tuple(
+            o.number for o in front if o is not c and dominates(ends[o.number][0], ends[c.number][1]) and _noisy(c, o)
+        )
+        for c in front
+    }
+    candidates = [replace(c, tied_with=ties[c.number]) if c.number in ties else c for c in candidates]
+    order = matrix(front, objectives)
+    by = 1 if objectives[0] == "psnr_db" and len(objectives) > 1 else 0
+    numbers = [front[i].number for i in np.argsort(order[:, by], kind="stable")] if front else []
+    winner, note = choose(front, objectives, rule)
+    return Verdict(tuple(candidates), tuple(numbers), winner, note)
+
+
+def _noisy(a: Candidate, b: Candidate) -> bool:
+    """Whether either has an interval at all; exact numbers are always told apart."""
+    return bool(a.intervals) or bool(b.intervals)
+
+
+def choose(front: Sequence[Candidate], objectives: Sequence[str], rule: WinnerRule) -> tuple[int | None, str]:
+    """The winner's number among the front's members, and a note where there is none."""
+    if not front:
+        return None, "no candidate was trained to the end within the limits"
+    if rule.limit is None:
+        return front[knee(matrix(front, objectives))].number, ""
+    name = next(n for n in RANKED_BY[rule.name] if all(n in c.numbers for c in front))
+    known = [c for c in front if rule.limit.name in c.numbers]
+    keeping = [c for c in known if rule.limit.holds(c.numbers[rule.limit.name])]
+    if not keeping:
+        values = [c.numbers[rule.limit.name] for c in known]
+        nearest = (max if rule.limit.relation == ">=" else min)(values, default=math.nan)
+        return None, f"no member of the front keeps {rule.limit} (the nearest has {nearest:.4g}), so there is no winner"
+    sign = OBJECTIVES[name].sign
+    return min(keeping, key=lambda c: (sign * c.numbers[name], c.number)).number, ""
+
+
+def hypervolume_curve(
+    candidates: Sequence[Candidate], objectives: Sequence[str], limits: Sequence[Limit], first: dict[str, Any]
+) -> list[tuple[int, float]]:
+    """(candidates finished, hypervolume of the front so far), in order of their numbers."""
+    scale = hypervolume_reference(objectives, first)
+    zero = np.array([OBJECTIVES[n].sign * scale[n][0] / scale[n][1] for n in objectives])
+    span = np.array([scale[n][1] for n in objectives])
+    corner = np.array([0.0 if n == "psnr_db" else OBJECTIVES[n].sign * 1.0 for n in objectives])
+    fit = eligible(candidates, objectives, limits)
+    points = matrix(fit, objectives) / span - zero
+    return [(i + 1, hypervolume(points[: i + 1], corner)) for i in range(len(points))]

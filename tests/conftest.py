@@ -1,0 +1,55 @@
+"""What every test gets: one torch thread, the folder of published data, Chromium, and no silent skips where asked."""
+
+import os
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+# Read by OpenMP when torch loads, and by every process that a test starts: two threads collapse on a shared machine.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MARKED_BY_FIXTURE = {"shared": "shared", "chromium": "browser"}
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of published weights and golden images: $PARETOSR_SHARED, or `shared` beside the repository."""
+    folder = Path(os.environ.get("PARETOSR_SHARED") or REPOSITORY.parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"no published data: {folder} is not a folder (PARETOSR_SHARED names another)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """The system's Chromium, for tests of the report in a real browser."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("no Chromium: install Debian's package chromium, as .ci/run does")
+    return Path(found)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks for published data or the browser carries the marker of it."""
+    for item in items:
+        for fixture, marker in MARKED_BY_FIXTURE.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With PARETOSR_NO_SKIP set, a skipped test of published data or of the browser is a failed one."""
+    report = yield
+    must_run = os.environ.get("PARETOSR_NO_SKIP") and any(map(item.get_closest_marker, MARKED_BY_FIXTURE.values()))
+    if must_run and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although PARETOSR_NO_SKIP is set: {report.longrepr}"
+    return report
