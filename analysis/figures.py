@@ -70,7 +70,8 @@ def hypervolume_figure(summary: RunSummary) -> go.Figure:
         hovertemplate="%{y:.4~g} after %{x} candidates<extra></extra>",
         showlegend=False,
     )
-    x = axis("candidates finished", rangemode="tozero", tickformat=",d")
+    few = max((finished for finished, _ in summary.hypervolume), default=0) <= 10
+    x = axis("candidates finished", rangemode="tozero", tickformat=",d", dtick=1 if few else None)
     return figure([trace], x, axis("hypervolume", rangemode="tozero", tickformat=".3~g"), height=320)
 
 
@@ -91,7 +92,7 @@ def curves_figure(summary: RunSummary) -> go.Figure:
         traces.append(_named_curve(candidate, colour, width))
     last_steps = [_drawable(c)[-1][0] for c in with_curve]
     spread = bool(last_steps) and max(last_steps) > 5 * min(last_steps)
-    x = axis("step", type="log" if spread else "linear", tickformat=",~s" if spread else ",d")
+    x = axis("step", type="log" if spread else "linear", tickformat=",~s" if spread else ",d", nticks=6)
     y = axis("training loss (L1)", type="log", tickformat=".2~g", dtick="D2")
     beside = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top", "itemwidth": 30}
     return figure(traces, x, y, height=320, legend=beside)

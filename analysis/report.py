@@ -54,7 +54,7 @@ def script_json(value: object) -> Markup:
     """Writes JSON that cannot end the script element it stands in, whatever it holds; NaN is refused (ValueError)."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
-        pass
+        text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
 
 

@@ -40,7 +40,7 @@ def table(summary: RunSummary) -> dict[str, Any]:
     first = [name for name in goals if name in summary.objectives]
     rest = [name for name in goals if name not in summary.objectives]
     details = [d for d in DETAILS if any(finite(c.details.get(d)) is not None for c in summary.candidates)]
-    columns = [Column("Candidate", "", "number"), Column("Standing", "", "rank")]
+    columns = [Column("No.", "", "number"), Column("Standing", "", "rank")]
     columns += [_number_column(summary, name) for name in first]
     columns += [Column("Network", "", "text")]
     columns += [_number_column(summary, name) for name in rest]

@@ -1,107 +1,109 @@
 """A recipe: what a run is to do, as one frozen, strict model; `recipe_file.py` reads it.
 
-Each part gives the plain object of the floor below that it describes (`make_space`, `make_protocol`, ...), and is
-checked by making it.
+The string below a key is what editors and `docs/recipes.md` say about it. The methods `make_...` give the plain objects
+of the floors below that the parts describe.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..proxies.latency import Protocol
+from ..proxies.bicubic import BORDERS
+from ..proxies.latency import EXECUTIONS, LAYOUTS, PRECISIONS, PROTOCOLS, Protocol
 from ..proxies.training import LOSSES, SCHEDULES
 from ..search.objectives import OBJECTIVES, Limit
 from ..search.samplers import SAMPLERS
-from ..search.verdict import RANKED_BY, WinnerRule
-from ..spaces import SYSTEMS, BlockChoices, Frame, InputError, Space, unknown
+from ..search.verdict import WinnerRule
+from ..spaces import SYSTEMS, BlockChoices, Frame, InputError, Space
+from ..spaces.architecture import BODY_CONVS, IMAGE_SKIPS, VALUE_RANGES, WIDEST
+from ..spaces.fusion import FUSIONS
+from ..spaces.space import DEEPEST
+from ..spaces.upsampler import UPSAMPLERS
+from . import recipe_values as values
+from .recipe_checks import refuse_impossible
+from .recipe_values import ONCE, OneOf
 
 
 class Part(BaseModel):
-    """Strict: no unknown keys, no silent conversions, frozen."""
+    """Strict: no unknown keys, no silent conversions, no infinities, frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def _known(what: str, names: Any) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        if value not in list(names):
-            raise ValueError(unknown(what, value, names))
-        return value
-
-    return BeforeValidator(check)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _float(value: Any) -> Any:
-    # PyYAML reads `1e-3` (no dot) as text; a person means a number.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Number = Annotated[float, BeforeValidator(_float)]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(ge=1)]
+Above0 = Annotated[float, Field(gt=0)]
+Path = Annotated[str, Field(min_length=1, title="a path")]
+System = Annotated[str, OneOf("system", SYSTEMS)]
+Number = Annotated[str, OneOf("number to limit", OBJECTIVES)]
 
 
 class DataPart(Part):
-    """Images: `embedded` photos, a folder of HR images, or a DIV2K tree; `validation` may be a folder of its own."""
+    """The images to train on and to judge by."""
 
-    source: str = "embedded"
-    validation: str | None = None
-    border: Literal["symmetric", "edge"] = "symmetric"
+    source: Annotated[str, Field(min_length=1, title="embedded, or a path")] = "embedded"
+    """`embedded` (eight photos that the installed packages bring), a folder of HR images, or a DIV2K tree (it holds
+    `DIV2K_train_HR`; its LR images are used where it has them, and made otherwise)."""
+    validation: Path | None = None
+    """A folder of HR images to judge by, all of them. Without it some of the source's own are held out."""
+    border: Annotated[str, OneOf("border", BORDERS)] = "symmetric"
+    """How LR images are made at the border: `symmetric` as newer MATLAB and DIV2K do, `edge` as older MATLAB."""
     held_out: Positive | None = None
+    """How many images of the source are held out to judge by. By default a tenth, at most 20; of a DIV2K tree that has
+    validation images, all of these."""
 
 
 class FramePart(Part):
-    """What surrounds the body of every network of the space."""
+    """What surrounds the body of every network of the space; fixed, not searched."""
 
-    head_depth: int = 1
+    head_depth: Annotated[int, Field(ge=1, le=4)] = 1
+    """3x3 convolutions before the body."""
     head_activation: bool = False
-    body_conv: str = "before_skip"
+    """A leaky ReLU after the head."""
+    body_conv: Annotated[str, OneOf("body_conv", BODY_CONVS)] = "before_skip"
+    """Where a 3x3 convolution stands after the fusion: before the feature skip, after it, or nowhere."""
     feature_skip: bool = True
-    slope: Number = 0.05
+    """The head's output is added to the body's."""
+    slope: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Slope of every leaky ReLU of the network on the negative side."""
     mean_shift: bool = False
-    value_range: int = 1
+    """DIV2K's mean colour is taken off inside the network, and put back at its end."""
+    value_range: Annotated[int, OneOf("value_range", VALUE_RANGES)] = 1
+    """Range of the values inside the network; networks take and give images in [0, 1] in any case."""
 
 
-def _block(value: Any) -> Any:
-    """`imdb`, or `imdb: {attention: [none, cca]}`."""
-    if isinstance(value, str):
-        return {value: {}}
-    return {k: v or {} for k, v in value.items()} if isinstance(value, dict) else value
-
-
-Choices = dict[str, list[str | int | Number]]
-BlockPart = Annotated[dict[str, Choices], BeforeValidator(_block), Field(min_length=1, max_length=1)]
+Choices = dict[str, list[str | int | float]]
+BlockPart = Annotated[dict[str, Choices], values.BLOCK, values.BLOCK_SCHEMA]
 
 
 class SpacePart(Part):
-    """The networks the search may visit: lists of what is allowed."""
+    """The networks a search may visit. Every list names what is allowed; blocks may differ along a network."""
 
-    blocks: Annotated[list[BlockPart], Field(min_length=1)]
-    widths: Annotated[list[int], Field(min_length=1)]
-    depths: Annotated[list[int], Field(min_length=1)]
-    fusion: list[str] = ["none"]
-    upsampler: list[str] = ["direct"]
-    upsampler_width: list[int] = []
-    image_skip: list[str] = ["none"]
+    blocks: Annotated[list[BlockPart], Field(min_length=1), ONCE]
+    """The block types. A name alone, like `imdb`, leaves its choices open; `imdb: {attention: [none, cca]}`
+    narrows them."""
+    widths: Annotated[list[Annotated[int, Field(ge=4, le=WIDEST)]], Field(min_length=1), ONCE]
+    """Channels of the body. A GPU likes multiples of 8."""
+    depths: Annotated[list[Annotated[int, Field(ge=1, le=DEEPEST)]], Field(min_length=1), ONCE]
+    """Numbers of blocks. Leave no gaps: networks grow and shrink by one block."""
+    fusion: Annotated[list[Annotated[str, OneOf("fusion", FUSIONS)]], Field(min_length=1), ONCE] = ["none"]
+    """How the outputs of the blocks become one: the last one alone, all concatenated, or two at a time backwards."""
+    upsampler: Annotated[list[Annotated[str, OneOf("upsampler", UPSAMPLERS)]], Field(min_length=1), ONCE] = ["direct"]
+    """How features become an image four times as large."""
+    upsampler_width: Annotated[list[Annotated[int, Field(ge=1, le=WIDEST)]], ONCE] = []
+    """Channels of the upsampler; `direct` has none of its own, the others need this list."""
+    image_skip: Annotated[list[Annotated[str, OneOf("image_skip", IMAGE_SKIPS)]], Field(min_length=1), ONCE] = ["none"]
+    """The interpolated input that is added to the output."""
     frame: FramePart = FramePart()
 
     def space(self) -> Space:
-        """The space these lists describe; InputError names the key."""
-        blocks = []
-        for index, entry in enumerate(self.blocks):
-            ((type_, choices),) = entry.items()
-            try:
-                blocks.append(BlockChoices(type_, tuple((k, tuple(v)) for k, v in choices.items())))
-            except InputError as error:
-                raise InputError(f"blocks[{index}]: {error}") from None
+        """The space these lists describe."""
+        blocks = [
+            BlockChoices(name, tuple((choice, tuple(allowed)) for choice, allowed in choices.items()))
+            for entry in self.blocks
+            for name, choices in entry.items()
+        ]
         return Space(
             blocks=tuple(blocks),
             widths=tuple(self.widths),
@@ -115,108 +117,141 @@ class SpacePart(Part):
 
 
 class SearchPart(Part):
-    """How to search, and for how long: `candidates` trained, `minutes`, training `steps` in all; the first to end."""
+    """How to search, and for how long: `candidates`, `minutes` and `steps` end it, whichever comes first."""
 
-    sampler: Annotated[str, _known("sampler", SAMPLERS)] = "evolution"
+    sampler: Annotated[str, OneOf("sampler", SAMPLERS)] = "evolution"
+    """Who proposes: `evolution` (mutates and crosses networks block by block), `nsga2`, `tpe`, or `random`."""
     candidates: Positive = 100
-    minutes: Annotated[Number, Field(gt=0)] | None = None
+    """Networks to train. Those that break a limit before their training do not count."""
+    minutes: Above0 | None = None
+    """Wall time, over all lives of a run that is stopped and resumed. No new network is begun after it."""
     steps: Positive | None = None
+    """Training steps of all networks together."""
     at_least: Annotated[int, Field(ge=0)] = 0
-    workers: Positive | None = None
+    """Networks that are trained even where `minutes` are over before."""
+    workers: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Trainings at a time. By default one for each core of a CPU, and one on a GPU."""
     start: Positive = 24
-    seeded_with: list[Annotated[str, _known("system", SYSTEMS)]] = []
-    task_minutes: Annotated[Number, Field(gt=0)] | None = None
+    """Networks drawn at random, after those of `seeded_with`, before `evolution` begins; every block type comes up."""
+    seeded_with: Annotated[list[System], ONCE] = []
+    """Published networks to begin with. They must lie in the space, its frame included."""
+    task_minutes: Above0 | None = None
+    """A single training or timing that takes longer has failed."""
 
 
 class TrainPart(Part):
-    """How a network is trained; `fit` takes fewer steps where `search.minutes` would not suffice for `steps`."""
+    """How a network is trained: Adam, on random crops, turned and flipped."""
 
     steps: Positive = 20_000
+    """Optimiser steps of one network."""
     fit: bool = False
+    """Fewer steps where otherwise not all `search.candidates` would be trained within `search.minutes`."""
     batch: Positive = 16
-    patch: Annotated[int, Field(ge=8)] = 48
-    learning_rate: Annotated[Number, Field(gt=0)] = 5e-4
-    schedule: Annotated[str, _known("schedule", SCHEDULES)] = "cosine"
-    milestones: list[Annotated[Number, Field(gt=0, lt=1)]] = []
-    loss: Annotated[str, _known("loss", LOSSES)] = "l1"
-    ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    """Patches in a step."""
+    patch: Annotated[int, Field(ge=8, le=1024)] = 48
+    """LR pixels a side of a patch; the HR patch has four times as many. No image may be smaller."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
+    """Adam's, at the start."""
+    schedule: Annotated[str, OneOf("schedule", SCHEDULES)] = "cosine"
+    """What becomes of the learning rate: `cosine` falls to 0, `milestones` halves it at each one, `constant` stays."""
+    milestones: list[Annotated[float, Field(gt=0, lt=1, title="a share of the steps, above 0 and below 1")]] = []
+    """For that schedule: the shares of the steps after which the rate is halved, like [0.5, 0.8]."""
+    loss: Annotated[str, OneOf("loss", LOSSES)] = "l1"
+    """What is minimised."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the running mean of the weights, which is then what is judged and kept; 0.999 is usual."""
 
 
 class LatencyPart(Part):
-    """The timing protocol; all of it is part of the number."""
+    """How latency is measured. All of it is part of the number: figures that differ in any of it do not compare."""
 
-    protocol: Literal["steady"] = "steady"
-    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
-    layout: Literal["nchw", "nhwc"] = "nchw"
-    execution: Literal["eager", "compiled", "graph"] = "eager"
-    batch: Positive = 1
-    size: Annotated[tuple[int, int], BeforeValidator(_tuple)] = (256, 256)
-    threads: Positive = 1
-    warmup_s: Annotated[Number, Field(ge=0)] = 0.1
-    rounds: Positive = 15
-    max_rounds: Positive = 60
-    interval: Annotated[Number, Field(gt=0)] = 0.05
+    protocol: Annotated[str, OneOf("protocol", PROTOCOLS)] = "steady"
+    """`steady`: warm up, then time all networks and the reference in turn, round by round, and take medians."""
+    precision: Annotated[str, OneOf("precision", PRECISIONS)] = "fp32"
+    """Of weights and input. `fp32` has TF32 off; `tf32` exists on a GPU only."""
+    layout: Annotated[str, OneOf("layout", LAYOUTS)] = "nchw"
+    """Of the pixels in memory; with `fp16` on a GPU, `nhwc` is the faster one."""
+    execution: Annotated[str, OneOf("execution", EXECUTIONS)] = "eager"
+    """`eager`, `compiled` by torch.compile, or a replayed CUDA `graph` (on a GPU only)."""
+    batch: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Images in a forward."""
+    size: Annotated[tuple[int, int], values.SIZE, values.SIZE_SCHEMA] = (256, 256)
+    """LR pixels of the timed image."""
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """On a CPU."""
+    cudnn_benchmark: bool = True
+    """On a GPU: cuDNN tries its algorithms and takes the fastest."""
+    warmup_s: Annotated[float, Field(gt=0, le=600)] = 0.1
+    """Seconds of warm-up for each network."""
+    rounds: Annotated[int, Field(ge=5, le=10_000)] = 15
+    """Rounds at first, and again as long as an interval is too wide."""
+    max_rounds: Annotated[int, Field(ge=5, le=10_000)] = 60
+    """Rounds at most. An interval that is too wide even then is marked in the report."""
+    interval: Above0 = 0.05
+    """The widest 95 % interval that is accepted, as a share of the ratio to the reference."""
 
 
 class ConfirmPart(Part):
-    """What is done with the front at the end: further training `seeds` (timings are always taken again)."""
+    """What is done with the front's members at the end, beside timing them again, all together."""
 
-    seeds: Annotated[int, Field(ge=0)] = 0
+    seeds: Annotated[int, Field(ge=0, le=100)] = 0
+    """Further trainings of each, with other seeds: they give PSNR its interval."""
 
 
 class ReportPart(Part):
-    """The report: its title."""
+    """The report."""
 
     title: str = ""
+    """Its title; by default the recipe's name."""
 
 
 class Recipe(Part):
-    """A whole recipe. A search needs `space`; the training of one given network needs `network` (a JSON file)."""
+    """A whole recipe. A search needs `space`; a recipe that trains one given network has `network` instead."""
 
     description: str = ""
-    seed: int = 0
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """One sentence for people."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """All random draws depend on it and on the candidate's number, on nothing else."""
+    device: Annotated[str, values.DEVICE, values.DEVICE_SCHEMA] = "auto"
+    """Where networks are trained and timed; `auto` is a GPU where there is one."""
     data: DataPart = DataPart()
     space: SpacePart | None = None
-    network: str | None = None
-    objectives: Annotated[list[Annotated[str, _known("objective", OBJECTIVES)]], Field(min_length=1)] = [
+    network: Path | None = None
+    """The JSON file of the one network to train, such as the `architecture.json` of an export."""
+    objectives: Annotated[list[Annotated[str, OneOf("objective", OBJECTIVES)]], Field(min_length=1), ONCE] = [
         "psnr_db",
         "latency_ratio",
         "activations_m",
     ]
-    limits: dict[str, str] = {}
-    reference: Annotated[str, _known("system", SYSTEMS)] = "imdn"
+    """What the front is drawn over; each knows which way is better."""
+    limits: Annotated[
+        dict[Annotated[str, OneOf("number to limit", OBJECTIVES)], Annotated[str, values.CONDITION]],
+        values.LIMITS_SCHEMA,
+    ] = {}
+    """What a network must keep to, like `activations_m: '<= 150'`. A network that breaks a limit on its counts or its
+    latency is recorded and not trained."""
+    reference: System = "imdn"
+    """The published network that latency is compared with."""
     search: SearchPart = SearchPart()
     train: TrainPart = TrainPart()
     latency: LatencyPart = LatencyPart()
     confirm: ConfirmPart = ConfirmPart()
-    winner: str | dict[str, dict[str, str]] = "knee"
+    winner: Annotated[str | dict[str, dict[str, str]], values.WINNER, values.WINNER_SCHEMA] = "knee"
+    """Which member of the front wins: the `knee`, the `fastest` that keeps a condition (the challenge's rule), or the
+    `best_psnr` that keeps one."""
     report: ReportPart = ReportPart()
 
     @model_validator(mode="after")
     def _possible(self) -> "Recipe":
-        if len(set(self.objectives)) < len(self.objectives):
-            raise ValueError("objectives: one of them stands twice")
-        if self.search.at_least > self.search.candidates:
-            raise ValueError(f"search.at_least: {self.search.at_least} is more than search.candidates")
-        if self.train.fit and self.search.minutes is None:
-            raise ValueError("train.fit: fitting the steps needs search.minutes")
-        if self.train.schedule == "milestones" and not self.train.milestones:
-            raise ValueError("train.milestones: the schedule 'milestones' needs at least one, like [0.5, 0.8]")
-        for where, make in (("space", self.make_space), ("limits", self.make_limits), ("winner", self.make_winner)):
-            try:
-                make()
-            except InputError as error:
-                raise ValueError(f"{where}.{error}" if where == "space" else f"{where}: {error}") from None
-        try:
-            self.make_protocol()
-        except InputError as error:
-            raise ValueError(f"latency: {error}") from None
+        refuse_impossible(self)
         return self
 
     def make_space(self) -> Space | None:
-        """The search space, None in a recipe for one network."""
-        return self.space.space() if self.space else None
+        """The search space, None in a recipe without one."""
+        try:
+            return self.space.space() if self.space else None
+        except InputError as error:
+            raise InputError(f"space.{error}") from None
 
     def make_limits(self) -> tuple[Limit, ...]:
         """The limits, parsed."""
@@ -224,16 +259,11 @@ class Recipe(Part):
 
     def make_winner(self) -> WinnerRule:
         """The rule by which the winner is chosen."""
-        if self.winner == "knee":
-            return WinnerRule()
-        if isinstance(self.winner, dict) and len(self.winner) == 1:
-            ((name, condition),) = self.winner.items()
-            if name in RANKED_BY and len(condition) == 1:
-                ((number, text),) = condition.items()
-                return WinnerRule(name, Limit.parse(number, text))
-        raise InputError(
-            f"{self.winner!r} is none of: knee; fastest: {{psnr_db: '>= 29.0'}}; best_psnr: {{latency_ratio: '<= 0.5'}}"
-        )
+        if isinstance(self.winner, str):
+            return WinnerRule(self.winner)
+        ((rule, condition),) = self.winner.items()
+        ((number, text),) = condition.items()
+        return WinnerRule(rule, Limit.parse(number, text))
 
     def make_protocol(self) -> Protocol:
         """The timing protocol."""

@@ -4,34 +4,30 @@ A key that does not exist, a wrong type or an impossible value is an InputError 
 would be right. Paths in a recipe file are relative to the file, those of `--set` to the working folder.
 """
 
+import difflib
 import json
-from collections.abc import Sequence
-from importlib import resources
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from ..spaces import Architecture, InputError, unknown
+from ..spaces import Architecture, Design, InputError, unknown
 from .recipe import Recipe
+from .recipe_schema import keys_at, node_at, wanted
+from .recipe_schema import recipe_schema as recipe_schema  # part of this door
+from .recipe_values import shown
+from .recipe_yaml import MOST_CHARACTERS, plain
 
-RECIPES = resources.files(__package__) / "recipes"
+RECIPES = Path(__file__).with_name("recipes")
 PATHS = ("data.source", "data.validation", "network")
 # What may differ when a run goes on: these only extend it, or say what to make of it.
 EXTENDING = ("search.candidates", "search.minutes", "search.steps", "search.at_least", "search.workers")
 EXTENDING += ("search.task_minutes", "confirm", "report", "winner", "description")
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that stands twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+# ---- reading
 
 
 def recipe_names() -> list[str]:
@@ -41,120 +37,178 @@ def recipe_names() -> list[str]:
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a file, or the shipped one of that name, with `key.key=value` overrides; InputError in one line."""
-    path, label, text = _text(name)
-    raw = _mapping(text, label)
-    for key in PATHS:
-        _resolve(raw, key, path.parent if path else Path.cwd())
+    folder, label, text = _text(name)
+    try:
+        raw = plain(text)
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from None
+    if raw is None:
+        raise InputError(f"{label}: is empty; `paretosr recipes` lists recipes to start from")
+    if not isinstance(raw, dict):
+        raise InputError(f"{label}: must be a mapping of keys like 'space:' and 'train:', not {shown(raw)}")
+    _resolve(raw, folder, label)
     for override in overrides:
         _override(raw, override)
-    return parse_recipe(raw, label)
+    return _checked(raw, label, overrides)
 
 
-def parse_recipe(raw: dict[str, Any], label: str) -> Recipe:
-    """The recipe in a plain mapping; `label` names the file in errors."""
+def parse_recipe(raw: Mapping[str, Any], label: str) -> Recipe:
+    """The recipe in a plain mapping, as `Recipe.model_dump(mode="json")` gives it; `label` names the file in errors."""
+    return _checked(raw, label, ())
+
+
+def _text(name: str) -> tuple[Path, str, str]:
+    """The folder that paths are relative to, the name for errors, and what the file says."""
+    path, label = Path(name), " ".join(name.split()) or "''"
     try:
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise InputError(f"{label}: {_one_line(error)}") from None
+        if name in recipe_names() and not path.is_file():
+            return Path.cwd(), f"{name}.yaml", (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+        if path.is_dir():
+            raise InputError(f"{label}: is a folder, not a recipe file")
+        if not path.exists():
+            raise InputError(f"{label}: {_nothing_there(path)}")
+        with path.open("rb") as file:
+            content = file.read(4 * MOST_CHARACTERS + 1)
+        return path.parent, label, content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{label}: is not UTF-8 text (byte {error.start}); a recipe is YAML text") from None
+    except OSError as error:
+        raise InputError(f"{label}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{label}: is no file name") from None  # it holds a NUL
 
 
-def _text(name: str) -> tuple[Path | None, str, str]:
-    if name in recipe_names() and not Path(name).is_file():
-        return None, f"{name}.yaml", (RECIPES / f"{name}.yaml").read_text()
-    path = Path(name)
-    if path.is_dir():
-        raise InputError(f"{name}: is a folder, not a recipe file")
-    if not path.is_file():
-        known = ", ".join(recipe_names())
-        raise InputError(f"{name}: no such recipe file, and none of the shipped ones ({known})")
-    try:
-        return path, path.name, path.read_bytes().decode()
-    except UnicodeDecodeError:
-        raise InputError(f"{name}: is not a text file; a recipe is YAML") from None
+def _nothing_there(path: Path) -> str:
+    """What to say of a recipe that does not exist: names of files and shipped recipes that are near."""
+    beside = [path.with_name(file.name) for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    names = [*recipe_names(), *map(str, beside)]
+    near = [name for name in names if Path(name).stem == path.stem] or difflib.get_close_matches(str(path), names, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"no such file, and no shipped recipe{hint} (shipped: {', '.join(recipe_names())})"
 
 
-def _mapping(text: str, label: str) -> dict[str, Any]:
-    try:
-        raw = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  a subclass of the safe loader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise InputError(f"{label}: {where}not valid YAML here: {' '.join(str(problem).split())}") from None
-    except RecursionError:
-        raise InputError(f"{label}: nested too deeply") from None
-    if raw is None:
-        raise InputError(f"{label}: is empty; see `paretosr recipes` for examples")
-    if not isinstance(raw, dict):
-        raise InputError(f"{label}: must be a mapping of keys, not {type(raw).__name__}")
-    return raw
+def _resolve(raw: dict[str, Any], folder: Path, label: str) -> None:
+    """Makes the paths in a mapping absolute, as seen from `folder`."""
+    for key in PATHS:
+        *parents, last = key.split(".")
+        at: Any = raw
+        for parent in parents:
+            at = at.get(parent) if isinstance(at, dict) else None
+        value = at.get(last) if isinstance(at, dict) else None
+        if isinstance(value, str) and value not in ("", "embedded"):
+            try:
+                at[last] = str((folder / Path(value).expanduser()).resolve())
+            except (RuntimeError, OSError, ValueError):  # no such user, a loop of links, a NUL
+                raise InputError(f"{label}: {key}: {shown(value)} is no path that can be found") from None
 
 
-def _resolve(raw: dict[str, Any], key: str, folder: Path) -> None:
-    """Makes the path at `key` absolute, as seen from `folder`."""
-    *parents, last = key.split(".")
-    for parent in parents:
-        raw = raw.get(parent)  # type: ignore[assignment]
-        if not isinstance(raw, dict):
-            return
-    value = raw.get(last)
-    if isinstance(value, str) and value != "embedded":
-        raw[last] = str((folder / Path(value).expanduser()).resolve())
+# ---- overrides
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
+    """Puts `key.key=value` into the mapping; keys and values are checked later, with all others."""
+    label = f"--set {override}"
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"--set {override}: must be written like search.candidates=50")
-    *parents, last = key.split(".")
-    at = raw
-    for parent in parents:
-        if not isinstance(at.get(parent), dict):
-            at[parent] = {}
-        at = at[parent]
+    key = key.strip()
+    if key.endswith(("<", ">")):
+        raise InputError(f"{label}: write it with one '=' more: --set '{key[:-1].strip()}={key[-1]}= {text.strip()}'")
+    if not equals or not all(key.split(".")):
+        raise InputError(f"{label}: must be written like --set search.candidates=50")
     try:
-        at[last] = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
-    except yaml.YAMLError:
-        raise InputError(f"--set {override}: the value is not valid YAML") from None
-    if key in PATHS:
-        _resolve(raw, key, Path.cwd())
+        # A condition needs no quotes here, though a YAML file asks for them.
+        value = text.strip() if re.match(r"\s*[<>]=", text) else plain(text)
+    except InputError as error:
+        raise InputError(f"{label}: the value {error}".replace("value line 1: ", "value is ")) from None
+    *parents, last = key.split(".")
+    tree: dict[str, Any] = {last: value}
+    for parent in reversed(parents):
+        tree = {parent: tree}
+    _resolve(tree, Path.cwd(), label)
+    for parent in parents:
+        if not isinstance(raw.get(parent), dict):
+            raw[parent] = {}
+        raw, tree = raw[parent], tree[parent]
+    raw[last] = tree[last]
 
 
-def _one_line(error: ValidationError) -> str:
-    """The first mistake: key, value, and what would be right; and how many more there are."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        names = _fields_at(first["loc"][:-1])
-        text = unknown("key", first["loc"][-1], names)
-        where = where.rpartition(".")[0]
-        return (f"{where}: {text}" if where else text) + more
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return (f"{where}: {message}" if where else message) + more
-    given = "" if first["type"] == "missing" else f"{_short(first['input'])}: "
-    return f"{where}: {given}{message[0].lower()}{message[1:]}{more}"
+# ---- one line for every mistake
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _checked(raw: Any, label: str, overrides: Sequence[str]) -> Recipe:
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        location, message = _explained(problems[0])
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        by_key = {override.partition("=")[0].strip(): override for override in overrides}
+        mine = next((by_key[key] for key in by_key if _is_under(location, key)), None)
+        if mine is not None:
+            label = f"--set {mine}"
+        elif overrides and not location:  # two keys that do not go together, and one may have come from here
+            label = " ".join([label, "with", *(f"--set {override}" for override in overrides)])
+        raise InputError(f"{label}: {message}{more}") from None
 
 
-def _fields_at(location: Sequence[str | int]) -> list[str]:
-    model: Any = Recipe
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation
-        model = next((a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")), None)
-        if model is None:
-            return []
-    return list(model.model_fields)
+def _is_under(location: str, key: str) -> bool:
+    return location == key or location.startswith((f"{key}.", f"{key}["))
+
+
+def _explained(problem: Any) -> tuple[str, str]:
+    """(key, sentence) of one mistake that pydantic found; the key is empty where several do not go together."""
+    steps = tuple(step for step in problem["loc"] if step != "[key]")
+    kind, given = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        parent = _joined(steps[:-1])
+        sentence = unknown("key", steps[-1], keys_at(steps[:-1]))
+        return _joined(steps), f"{parent}: {sentence}" if parent else sentence
+    if kind == "value_error":
+        if problem["loc"][-1:] == ("[key]",):
+            steps = steps[:-1]
+        # A message that begins with a dot goes on with the way to the mistake.
+        message = str(problem["ctx"]["error"])
+        where = _joined(steps)
+        return where, f"{where}{'' if message.startswith('.') or not where else ': '}{message}"
+    where, node = _joined(steps), node_at(steps) or {}
+    if kind == "missing":
+        return where, f"{where}: is missing; it must be {wanted(node)}"
+    if kind in ("too_short", "string_too_short"):
+        return where, f"{where}: must not be empty"
+    if where == "":
+        return where, f"must be a mapping of keys, not {shown(given)}"
+    return where, f"{where}: must be {wanted(node)}, not {shown(given)}{_hint(node, given)}"
+
+
+def _joined(steps: Sequence[str | int]) -> str:
+    """`space.widths[2]`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
+
+
+def _hint(node: Mapping[str, Any], given: Any) -> str:
+    """What to write instead, where the intention is plain."""
+    kinds = {option.get("type") for option in (node, *node.get("anyOf", ()))}
+    if "array" in kinds and isinstance(given, str | int | float) and not isinstance(given, bool):
+        return f"; write [{given}]"
+    if "integer" in kinds and isinstance(given, float) and given.is_integer() and abs(given) < 1e15:
+        return f"; write {int(given)}"
+    if kinds & {"integer", "number"} and isinstance(given, str) and re.fullmatch(r"[-+]?[0-9.]+(e[-+]?\d+)?", given):
+        return "; write it without quotes"
+    if "string" in kinds and isinstance(given, int | float):
+        return "; put it in quotes"
+    if "boolean" in kinds and given in ("yes", "no", "on", "off", "Yes", "No", "On", "Off"):
+        return f"; write {'true' if given.lower() in ('yes', 'on') else 'false'}"
+    if given is None and ("$ref" in node or "anyOf" in node):
+        return "; leave the key out, or give it keys"
+    return ""
+
+
+# ---- recipes compared, and the network of one
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
-    """The keys in which two recipes differ, without those that only extend a run: `train.steps is 300 there, 400 here`."""
+    """The keys in which recipes differ, without those that only extend a run: `train.steps is 300 there, 400 here`."""
     found: list[str] = []
 
     def compare(key: str, a: Any, b: Any) -> None:
@@ -164,20 +218,24 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
             for name in dict.fromkeys((*a, *b)):
                 compare(f"{key}.{name}".lstrip("."), a.get(name), b.get(name))
         else:
-            found.append(f"{key} is {_short(a)} there, {_short(b)} here")
+            found.append(f"{key} is {shown(a)} there, {shown(b)} here")
 
     compare("", old.model_dump(mode="json"), new.model_dump(mode="json"))
     return found
 
 
 def network_of(recipe: Recipe) -> Architecture:
-    """The one network a recipe is about."""
+    """The one network a recipe is about; InputError names its file where that is not there or not right."""
     if recipe.network is None:
-        raise InputError("the recipe names no network to train (key 'network': a JSON file)")
+        raise InputError("network: the recipe names no network to train; give it a JSON file")
     path = Path(recipe.network)
     try:
-        return Architecture.from_json(json.loads(path.read_text()))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        design = Design.from_json(data) if isinstance(data, dict) and "architecture" in data else None
+        return design.architecture if design else Architecture.from_json(data)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: is not JSON; a network is the architecture.json of an export") from None

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ..analysis.picture import write_front_svg
 from ..analysis.report import write_report
 from ..analysis.table import candidate_table, write_csv
 from ..proxies.device import find_device
@@ -104,7 +105,10 @@ def drive(plan: Plan, record: Record, engine: LocalEngine, folder: RunFolder, wa
 def conclude(folder: RunFolder, recipe: Recipe, record: Record, console: Console) -> None:
     """Report, table, winner; and what a person at the terminal wants to see."""
     result = judged(recipe, record)
-    write_report(summary_of(folder, recipe, record, result, finished=True), folder.path / "report.html")
+    summary = summary_of(folder, recipe, record, result, finished=True)
+    write_report(summary, folder.path / "report.html")
+    if result.front:
+        write_front_svg(summary, folder.path / "front.svg")
     write_csv(candidate_table(result.candidates, result.front), folder.path / "candidates.csv")
     print_front(result, recipe, console)
     winner = next((c for c in result.candidates if c.number == result.winner), None)

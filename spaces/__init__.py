@@ -7,6 +7,7 @@ from .errors import InputError, unknown
 from .network import Network
 from .space import BlockChoices, Space
 from .systems import SYSTEMS, System
+from .systems.weights import load_published
 
 __all__ = [
     "BLOCKS",
@@ -21,5 +22,6 @@ __all__ = [
     "Space",
     "System",
     "build",
+    "load_published",
     "unknown",
 ]

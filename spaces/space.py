@@ -5,6 +5,7 @@ Every draw takes a `random.Random` that the caller seeds; a space holds no rando
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -12,9 +13,11 @@ from .architecture import IMAGE_SKIPS, Architecture, Block, Choice, Frame, membe
 from .blocks import BLOCKS
 from .errors import InputError
 from .fusion import FUSIONS
+from .mutations import MUTATIONS
 from .upsampler import UPSAMPLERS
 
-# Choices of different blocks that mean the same share one gene, so that a position has at most five.
+# Choices of different blocks that mean the same share one gene, so that a position has at most five. A choice that is
+# not named here has a gene of its own name.
 GENES: dict[str, str] = {
     "distilled": "inner",
     "narrowed": "inner",
@@ -25,8 +28,14 @@ GENES: dict[str, str] = {
     "norm": "norm",
 }
 DEEPEST = 64
+TRIES = 50  # of one kind of mutation, which draws its place at random, before it counts as not applicable
 
 Genome = dict[str, Choice]
+
+
+def gene_of(choice: str) -> str:
+    """The gene that carries a block's choice."""
+    return GENES.get(choice, choice)
 
 
 @dataclass(frozen=True)
@@ -38,15 +47,15 @@ class BlockChoices:
 
     def __post_init__(self) -> None:
         member("block", self.type, BLOCKS)
-        allowed, given = BLOCKS[self.type].CHOICES, dict(self.choices)
-        for name, values in given.items():
+        allowed, given = BLOCKS[self.type].CHOICES, {}
+        for name, values in self.choices:
             member(f"choice of block '{self.type}'", name, allowed)
             if not values:
                 raise InputError(f"{name} of block '{self.type}' needs at least one value")
-            for value in values:
-                member(f"{name} of block '{self.type}'", value, allowed[name])
-        complete = ((name, tuple(dict.fromkeys(given.get(name, values)))) for name, values in allowed.items())
-        object.__setattr__(self, "choices", tuple(complete))
+            known = (member(f"{name} of block '{self.type}'", value, allowed[name]) for value in values)
+            given[name] = tuple(dict.fromkeys(known))
+        in_order = ((name, given.get(name, tuple(values))) for name, values in allowed.items())
+        object.__setattr__(self, "choices", tuple(in_order))
 
     @property
     def count(self) -> int:
@@ -83,9 +92,9 @@ class Space:
     frame: Frame = field(default_factory=Frame)
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "widths", "depths", "fusions", "upsamplers", "image_skips"):
+        for name in ("blocks", "widths", "depths", "fusions", "upsamplers", "upsampler_widths", "image_skips"):
             values = getattr(self, name)
-            if not values:
+            if not values and name != "upsampler_widths":
                 raise InputError(f"{name}: at least one is needed")
             if len(set(values)) < len(values):
                 raise InputError(f"{name}: one of them stands twice")
@@ -104,8 +113,9 @@ class Space:
             self._check_upsampler(upsampler)
         for width in self.widths:
             Architecture(width, (Block(self.blocks[0].type),))
-        object.__setattr__(self, "widths", tuple(sorted(self.widths)))
-        object.__setattr__(self, "depths", tuple(sorted(self.depths)))
+        for name in ("widths", "depths", "upsampler_widths"):
+            object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+        object.__setattr__(self, "frame", self.frame.canonical())
 
     def _check_upsampler(self, upsampler: str) -> None:
         if not UPSAMPLERS[upsampler].WIDTH_STEP:
@@ -121,14 +131,14 @@ class Space:
     def size(self) -> int:
         """How many distinct networks the space holds, exactly (architectures that build one graph count once)."""
         per_position = sum(block.count for block in self.blocks)
-        bodies = sum(per_position**depth * len(self._fusions_at(depth)) for depth in self.depths)
-        return len(self.widths) * bodies * len(self._upsampler_pairs()) * len(self.image_skips)
+        bodies = sum(per_position**depth * len(self.fusions_at(depth)) for depth in self.depths)
+        return len(self.widths) * bodies * len(self.upsampler_pairs()) * len(self.image_skips)
 
-    def _fusions_at(self, depth: int) -> list[str]:
+    def fusions_at(self, depth: int) -> list[str]:
         """The fusions that differ at this depth: `backward` of one block is `none`."""
         return list(dict.fromkeys("none" if f == "backward" and depth == 1 else f for f in self.fusions))
 
-    def _upsampler_pairs(self) -> list[tuple[str, int]]:
+    def upsampler_pairs(self) -> list[tuple[str, int]]:
         """All (upsampler, width) that differ."""
         return [
             (upsampler, width)
@@ -142,8 +152,8 @@ class Space:
             a.width in self.widths
             and len(a.blocks) in self.depths
             and all(any(choices.holds(block) for choices in self.blocks) for block in a.blocks)
-            and a.fusion in self._fusions_at(len(a.blocks))
-            and (a.upsampler, a.upsampler_width) in self._upsampler_pairs()
+            and a.fusion in self.fusions_at(len(a.blocks))
+            and (a.upsampler, a.upsampler_width) in self.upsampler_pairs()
             and a.image_skip in self.image_skips
             and a.frame == self.frame
         )
@@ -160,18 +170,18 @@ class Space:
             "upsampler_width": self.upsampler_widths,
             "image_skip": self.image_skips,
         }
-        shared = self._shared_genes()
         for position in range(self.depths[-1]):
             genes[f"block{position}.type"] = tuple(block.type for block in self.blocks)
-            genes.update({f"block{position}.{gene}": options for gene, options in shared.items()})
+            genes.update({f"block{position}.{gene}": options for gene, options in self._shared_genes.items()})
         return {name: options for name, options in genes.items() if len(options) > 1}
 
+    @cached_property
     def _shared_genes(self) -> dict[str, tuple[Choice, ...]]:
-        """For each shared gene, the values any block type gives it."""
+        """For each gene of a position, the values any block type gives it."""
         genes: dict[str, dict[Choice, None]] = {}
         for block in self.blocks:
             for name, values in block.choices:
-                genes.setdefault(GENES[name], {}).update(dict.fromkeys(values))
+                genes.setdefault(gene_of(name), {}).update(dict.fromkeys(values))
         return {gene: tuple(options) for gene, options in genes.items()}
 
     def decode(self, genome: Mapping[str, Any]) -> Architecture:
@@ -195,11 +205,10 @@ class Space:
     def _decode_block(self, genome: Mapping[str, Any], position: int) -> Block:
         by_type = {block.type: block for block in self.blocks}
         block = by_type[genome.get(f"block{position}.type", self.blocks[0].type)]
-        shared = self._shared_genes()
         choices = []
         for name, values in block.choices:
-            options = shared[GENES[name]]
-            value = genome.get(f"block{position}.{GENES[name]}", options[0])
+            options = self._shared_genes[gene_of(name)]
+            value = genome.get(f"block{position}.{gene_of(name)}", options[0])
             # A value that only another block type knows stands for one of this type's own.
             choices.append((name, value if value in values else values[options.index(value) % len(values)]))
         return Block(block.type, tuple(choices))
@@ -212,7 +221,7 @@ class Space:
         genome: Genome = {
             "width": a.width,
             "depth": len(a.blocks),
-            "fusion": a.fusion if a.fusion in self.fusions else "backward",
+            "fusion": self._spelled(a).fusion,
             "upsampler": a.upsampler,
             "image_skip": a.image_skip,
         }
@@ -220,15 +229,21 @@ class Space:
             genome["upsampler_width"] = a.upsampler_width
         for position, block in enumerate(a.blocks):
             genome[f"block{position}.type"] = block.type
-            genome.update({f"block{position}.{GENES[name]}": value for name, value in block.choices})
+            genome.update({f"block{position}.{gene_of(name)}": value for name, value in block.choices})
         return {name: genome.get(name, options[0]) for name, options in self.genes().items()}
+
+    def _spelled(self, a: Architecture) -> Architecture:
+        """`a` in the space's own words: where only `backward` is allowed, the canonical `none` of one block is that."""
+        return a if a.fusion in self.fusions or len(a.blocks) > 1 else replace(a, fusion="backward")
 
     # ---- draws
 
     def sample(self, random: Random, only_type: str | None = None) -> Architecture:
-        """A random architecture: depth, width, and every choice uniform; all blocks of one type if `only_type` is named."""
+        """A random architecture, each part uniform; all its blocks of one type where `only_type` names it."""
+        if only_type is not None:
+            member("block in the space", only_type, [block.type for block in self.blocks])
         pool = [block for block in self.blocks if only_type in (None, block.type)]
-        upsampler, upsampler_width = random.choice(self._upsampler_pairs())
+        upsampler, upsampler_width = random.choice(self.upsampler_pairs())
         return Architecture(
             width=random.choice(self.widths),
             blocks=tuple(random.choice(pool).sample(random) for _ in range(random.choice(self.depths))),
@@ -240,16 +255,24 @@ class Space:
         ).canonical()
 
     def mutate(self, architecture: Architecture, random: Random) -> tuple[Architecture, str]:
-        """A neighbour of `architecture` in the space, and what was changed, in words; itself only if it has none."""
-        for _ in range(100):
-            name = random.choices(list(MUTATIONS), [weight for weight, _ in MUTATIONS.values()])[0]
-            changed = MUTATIONS[name][1](self, architecture, random)
-            if changed is not None and changed.canonical() != architecture.canonical() and changed in self:
-                return changed.canonical(), name
+        """A neighbour of `architecture` in the space, and what was changed, in words; itself where none is found."""
+        old = architecture.canonical()
+        spelled = self._spelled(old)
+        # In the order of weighted draws without replacement (Efraimidis and Spirakis 2006).
+        kinds = sorted(MUTATIONS, key=lambda kind: random.random() ** (1 / MUTATIONS[kind][0]), reverse=True)
+        for kind in kinds:
+            for _ in range(TRIES):
+                changed = MUTATIONS[kind][1](self, spelled, random)
+                if changed is not None and changed.canonical() != old and changed in self:
+                    return changed.canonical(), kind
         return architecture, "nothing"
 
     def cross(self, first: Architecture, second: Architecture, random: Random) -> Architecture:
-        """The head of one and the tail of the other, cut at one relative place; every other part from either."""
+        """The head of one and the tail of the other, cut at one relative place; every other part from either.
+
+        Both must lie in the space; then so does the child, which may equal one of them.
+        """
+        first, second = self._spelled(first.canonical()), self._spelled(second.canonical())
         cut = random.random()
         blocks = first.blocks[: round(cut * len(first.blocks))] + second.blocks[round(cut * len(second.blocks)) :]
         depth = min(self.depths, key=lambda d: abs(d - len(blocks)))
@@ -266,88 +289,3 @@ class Space:
             image_skip=random.choice((first, second)).image_skip,
             frame=self.frame,
         ).canonical()
-
-
-# ---- single changes; each gives None where it does not apply
-
-
-def _with_block(a: Architecture, position: int, blocks: tuple[Block, ...]) -> Architecture:
-    return replace(a, blocks=a.blocks[:position] + blocks + a.blocks[position + 1 :])
-
-
-def _change_choice(space: Space, a: Architecture, random: Random) -> Architecture | None:
-    position = random.randrange(len(a.blocks))
-    block = a.blocks[position]
-    pool = next((c for c in space.blocks if c.type == block.type), None)
-    free = [(name, values) for name, values in pool.choices if len(values) > 1] if pool else []
-    if not free:
-        return None
-    name, values = random.choice(free)
-    chosen = random.choice([value for value in values if value != dict(block.choices)[name]])
-    return _with_block(a, position, (Block(block.type, tuple({**dict(block.choices), name: chosen}.items())),))
-
-
-def _swap_type(space: Space, a: Architecture, random: Random) -> Architecture | None:
-    position = random.randrange(len(a.blocks))
-    others = [choices for choices in space.blocks if choices.type != a.blocks[position].type]
-    return _with_block(a, position, (random.choice(others).sample(random),)) if others else None
-
-
-def _insert(space: Space, a: Architecture, random: Random) -> Architecture | None:
-    position = random.randrange(len(a.blocks))
-    copy = random.random() < 0.5
-    new = a.blocks[position] if copy else random.choice(space.blocks).sample(random)
-    return _with_block(a, position, (a.blocks[position], new))
-
-
-def _delete(space: Space, a: Architecture, random: Random) -> Architecture | None:
-    return _with_block(a, random.randrange(len(a.blocks)), ()) if len(a.blocks) > 1 else None
-
-
-def _change_width(space: Space, a: Architecture, random: Random) -> Architecture | None:
-    at = space.widths.index(a.width) + random.choice((-1, 1))
-    return replace(a, width=space.widths[at]) if 0 <= at < len(space.widths) else None
-
-
-def _replace_type(space: Space, a: Architecture, random: Random) -> Architecture | None:
-    old = random.choice(a.blocks).type
-    others = [choices for choices in space.blocks if choices.type != old]
-    if not others:
-        return None
-    new = random.choice(others).sample(random)
-    return replace(a, blocks=tuple(new if block.type == old else block for block in a.blocks))
-
-
-def _move(space: Space, a: Architecture, random: Random) -> Architecture | None:
-    blocks = list(a.blocks)
-    block = blocks.pop(random.randrange(len(blocks)))
-    blocks.insert(random.randrange(len(blocks) + 1), block)
-    return replace(a, blocks=tuple(blocks))
-
-
-def _change_fusion(space: Space, a: Architecture, random: Random) -> Architecture | None:
-    return replace(a, fusion=random.choice(space.fusions))
-
-
-def _change_upsampler(space: Space, a: Architecture, random: Random) -> Architecture | None:
-    upsampler, width = random.choice(space._upsampler_pairs())
-    return replace(a, upsampler=upsampler, upsampler_width=width)
-
-
-def _change_image_skip(space: Space, a: Architecture, random: Random) -> Architecture | None:
-    return replace(a, image_skip=random.choice(space.image_skips))
-
-
-# Name: (weight, change). The weights are those of the prototype that came out best on a synthetic landscape.
-MUTATIONS = {
-    "change a choice": (0.20, _change_choice),
-    "swap a type": (0.16, _swap_type),
-    "insert a block": (0.14, _insert),
-    "delete a block": (0.14, _delete),
-    "change the width": (0.12, _change_width),
-    "replace a type": (0.08, _replace_type),
-    "move a block": (0.06, _move),
-    "change the fusion": (0.05, _change_fusion),
-    "change the upsampler": (0.05, _change_upsampler),
-    "change the image skip": (0.03, _change_image_skip),
-}

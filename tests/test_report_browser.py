@@ -56,8 +56,7 @@ def summary() -> RunSummary:
 @pytest.fixture(scope="module")
 def browser(chromium: Path) -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        # As root, which a container is, Chromium needs to be told not to sandbox itself.
-        started = playwright.chromium.launch(executable_path=str(chromium), args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=str(chromium))
         yield started
         started.close()
 
