@@ -91,7 +91,7 @@ def with_weights(design: Design, weights: Path) -> nn.Module:
 
 
 def load_exported(folder: str | Path) -> nn.Module:
-    """The network of an exported folder, with its weights, in eval mode: `[N, 3, h, w]` in [0, 1] to four times that."""
+    """The network of an exported folder, with its weights, in eval mode; see `Network` for what it takes and gives."""
     path = Path(folder)
     try:
         design = Design.from_json(json.loads((path / "architecture.json").read_text()))

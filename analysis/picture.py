@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from ..proxies.writing import write_text
 from .colours import LIGHT
 from .figures import FONT
 from .pareto import default_pair
 from .placing import Baseline, baselines, diameters_px, find_places, pair_facts
 from .summary import RunSummary
 from .wording import headline, label, lower_is_better, number_text
-from .writing import write_whole
 
 WIDTH, HEIGHT = 880, 520
 LEFT, RIGHT, TOP, BOTTOM = 84, 846, 108, 430  # edges of the plot in pixels
@@ -38,7 +38,7 @@ def write_front_svg(summary: RunSummary, path: Path) -> None:
 
     Raises ValueError if no complete candidate has two numbers, OSError if the file cannot be written.
     """
-    write_whole(path, front_svg(summary))
+    write_text(path, front_svg(summary))
 
 
 def front_svg(summary: RunSummary) -> str:

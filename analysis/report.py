@@ -10,13 +10,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ..proxies.writing import write_text
 from . import pareto, report_rows
 from .colours import DARK_OF_LIGHT, ROLES
 from .figures import curves_figure, hypervolume_figure
 from .placing import diameters_px
 from .summary import RunSummary
 from .wording import counted, duration_text, finite, headline, interval_text, label, measured, number_text
-from .writing import write_whole
 
 
 def write_report(summary: RunSummary, path: Path) -> None:
@@ -24,7 +24,7 @@ def write_report(summary: RunSummary, path: Path) -> None:
 
     Equal summaries give equal files: nothing in it depends on the time or place of writing.
     """
-    write_whole(path, report_html(summary))
+    write_text(path, report_html(summary))
 
 
 def report_html(summary: RunSummary) -> str:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..proxies.writing import write_text
 from ..search.candidate import Candidate
 from .wording import measured_names
-from .writing import write_whole
 
 IDENTITY = ("number", "state", "kind", "parent", "summary", "hash")
 STORY = ("on_front", "tied_with", "confirmed", "steps", "train_s", "reason", "origin")
@@ -30,7 +30,7 @@ def candidate_table(candidates: Iterable[Candidate], front: Iterable[int] = ()) 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Writes the table as UTF-8 CSV with a header, whole or not at all; raises OSError."""
-    write_whole(path, frame.to_csv(index=False, lineterminator="\n"))
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _number_columns(rows: list[Candidate]) -> list[str]:

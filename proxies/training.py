@@ -4,6 +4,8 @@ A state that was saved and loaded goes on bit-equal to one that was not (same th
 instruction set): the patches of a step depend on the seed and the step alone, the learning rate on the step alone.
 """
 
+import copy
+import io
 import math
 import pickle
 import time
@@ -18,12 +20,21 @@ from torch import Tensor, nn
 
 from ..spaces import Design, InputError, build, unknown
 from .patches import Patches
-from .writing import whole
+from .writing import write_bytes
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss}
 CURVE_POINTS = 60  # a curve has about this many points, however long the training
 # What torch.load and a foreign content may raise.
-UNREADABLE = (OSError, RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError)
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 
 
 class TrainingFailed(RuntimeError):
@@ -87,7 +98,7 @@ def begin(design: Design, training: Training, *, seed: int, device: str = "cpu")
     """A training at step 0; the weights depend on `seed` alone."""
     network = build(design, seed=seed, device=device).train()
     if device.startswith("cuda"):
-        network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(weights, lr=training.learning_rate, betas=(0.9, 0.99), fused=True)
     ema = {k: v.detach().clone() for k, v in network.state_dict().items()} if training.ema is not None else None
@@ -165,8 +176,9 @@ def save(state: State, path: Path) -> None:
         "seconds": state.seconds,
         "facts": state.facts,
     }
-    with whole(path) as temporary:
-        torch.save(content, temporary)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def load(state: State, path: Path) -> State:
@@ -174,30 +186,33 @@ def load(state: State, path: Path) -> State:
 
     A file of another training, or one that cannot be read, gives `state` back: then the training starts anew.
     """
+    fresh = copy.deepcopy((state.network.state_dict(), state.optimiser.state_dict()))
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["facts"] != state.facts:
             return state
+        ema = state.ema and {name: saved["ema"][name].to(value.device) for name, value in state.ema.items()}
+        loaded = replace(
+            state,
+            ema=ema,
+            step=int(saved["step"]),
+            curve=tuple((int(step), float(loss)) for step, loss in saved["curve"]),
+            pending=(float(saved["pending"][0]), int(saved["pending"][1])),
+            seconds=float(saved["seconds"]),
+        )
         state.network.load_state_dict(saved["network"])
         state.optimiser.load_state_dict(saved["optimiser"])
     except UNREADABLE:
+        # Half of it may have been taken over before the rest did not fit.
+        state.network.load_state_dict(fresh[0])
+        state.optimiser.load_state_dict(fresh[1])
         return state
-    ema = saved["ema"]
-    if state.ema is not None:
-        for name, value in state.ema.items():
-            value.copy_(ema[name])
-    return replace(
-        state,
-        step=saved["step"],
-        curve=tuple((int(step), float(loss)) for step, loss in saved["curve"]),
-        pending=(saved["pending"][0], saved["pending"][1]),
-        seconds=saved["seconds"],
-    )
+    return loaded
 
 
 def saved_step(path: Path) -> int:
     """The step at which the state saved in `path` stands; 0 where there is none that can be read."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)["step"]
+        return int(torch.load(path, map_location="cpu", weights_only=True)["step"])
     except UNREADABLE:
         return 0

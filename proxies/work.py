@@ -6,21 +6,23 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from ..spaces import Design, build
+from .bicubic import Border
+from .image_sources import Role
 from .images import ImageSet, load_images
 from .latency import Protocol, peak_memory_mb, time_together
 from .patches import Patches
 from .psnr import evaluate
 from .training import State, Training, begin, finished_network, load, save, train
-from .writing import whole
+from .writing import write_bytes
 
 REFERENCE = "reference"  # the name of the reference network in a timing
 SAVE_EVERY_S = 0.25  # at least this long between two saves, and
@@ -36,7 +38,7 @@ class Data:
 
     source: str = "embedded"
     validation: str | None = None
-    border: str = "symmetric"
+    border: Border = "symmetric"
     held_out: int | None = None
     patch: int = 1
 
@@ -52,7 +54,7 @@ class Data:
 
 
 @lru_cache(maxsize=4)
-def _images(source: str, role: str, border: str, held_out: int | None, minimum: int) -> ImageSet:
+def _images(source: str, role: Role, border: Border, held_out: int | None, minimum: int) -> ImageSet:
     return load_images(source, role, border=border, held_out=held_out, minimum=minimum)
 
 
@@ -95,7 +97,7 @@ Work = TimeWork | TrainWork | SpeedWork
 
 
 def perform(work: Work, report: Report, stop: Stop) -> dict[str, Any] | None:
-    """Does the work and gives its numbers as plain data; None where `stop()` asked for an early end (state is saved)."""
+    """Does the work and gives its numbers as plain data; None where `stop()` asked for an early end, saved."""
     if isinstance(work, TimeWork):
         return measure_times(work)
     if isinstance(work, SpeedWork):
@@ -117,14 +119,16 @@ def measure_times(work: TimeWork) -> dict[str, Any]:
 
 
 def measure_speed(work: SpeedWork) -> dict[str, Any]:
-    """Seconds of one training step, the median over the designs' means after a warm-up; and of one evaluation."""
+    """Seconds of one training step, the mean over the designs after a warm-up; and of one evaluation."""
     patches, validation = patches_of(work.data, work.training, 0, work.device), work.data.evaluation()
+    # Never at an end, however short the recipe's training; at a rate of 0 it cannot diverge.
+    endless = replace(work.training, steps=1_000_000, learning_rate=0.0)
     step_s, evaluation_s = [], []
     for design in work.designs:
-        state = train(begin(design, work.training, seed=0, device=work.device), work.training, patches, 2)
+        state = train(begin(design, endless, seed=0, device=work.device), endless, patches, 2)
         warm_s, warm_steps = state.seconds, state.step
         started = time.perf_counter()
-        state = train(state, work.training, patches, 1000, lambda _, t=started: time.perf_counter() - t > 0.7)
+        state = train(state, endless, patches, 1000, lambda _, t=started: time.perf_counter() - t > 0.7)
         step_s.append((state.seconds - warm_s) / (state.step - warm_steps))
         started = time.perf_counter()
         evaluate(finished_network(state), validation, device=work.device)
@@ -152,8 +156,7 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     network = finished_network(state)
     result = evaluate(network, work.data.evaluation(), device=work.device)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    with whole(folder / "model.safetensors") as temporary:
-        save_file(weights, temporary, metadata={"design": json.dumps(work.design.to_json())})
+    write_bytes(folder / "model.safetensors", to_bytes(weights, {"design": json.dumps(work.design.to_json())}))
     return {
         "psnr_db": result.psnr_db,
         "psnr_per_image_db": dict(result.per_image_db),

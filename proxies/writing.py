@@ -1,5 +1,6 @@
 """Files that are whole or absent: written under a temporary name beside the target, then renamed."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a failed write says which disk only through the file
         raise
 
 
@@ -27,6 +30,23 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes bytes, whole or not at all; a full disk is an OSError, which the writers of torch and safetensors hide."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1))
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that of a disk (or a quota) without room; SQLite's included."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "disk is full" in str(error) or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

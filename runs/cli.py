@@ -1,6 +1,5 @@
 """The command `paretosr`. Each command reads its arguments, calls the floor that does the work, and shows the outcome."""
 
-import errno
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ..proxies.writing import is_full_disk
 from ..search.loop import Exhausted
 from ..spaces import InputError
 from . import inspection, network_commands, story, training_story
@@ -25,7 +25,9 @@ app = typer.Typer(
 console = Console()
 
 Out = Annotated[Path | None, typer.Option("--out", help="The folder to write; default out/NAME.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: --set search.candidates=50 (repeatable).")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key: --set search.candidates=50 (repeatable).")
+]
 Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")]
 
@@ -66,7 +68,9 @@ def report(run: Run) -> None:
 @app.command()
 def export(
     run: Run,
-    candidate: Annotated[list[int] | None, typer.Option(help="Which candidate (repeatable); default the winner.")] = None,
+    candidate: Annotated[
+        list[int] | None, typer.Option(help="Which candidate (repeatable); default the winner.")
+    ] = None,
     front: Annotated[bool, typer.Option("--front", help="Every member of the front.")] = False,
     out: Out = None,
 ) -> None:
@@ -138,7 +142,8 @@ def doctor() -> None:
 def main() -> None:
     """The entry point: errors a user can mend are one line and exit code 2, the rest is 1, signals 130 and 143."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch's first parallel region: one thread is the rule here
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # `search` and `train` have their own way with it
+    for number in (signal.SIGINT, signal.SIGTERM):  # `search` and `train` have their own way with them
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         app()
         code = 0
@@ -149,7 +154,7 @@ def main() -> None:
     except story.Stopped as stop:
         code = _say("stopped; the same command goes on from here", stop.exit_code)
     except Exception as error:
-        if not _is_full_disk(error):
+        if not is_full_disk(error):
             raise
         code = _say(f"the disk is full: free some space{_where(error)}, then run the same command to go on", 1)
     sys.exit(code)
@@ -158,14 +163,6 @@ def main() -> None:
 def _say(message: str, code: int) -> int:
     sys.stderr.write(f"paretosr: {message}\n")
     return code
-
-
-def _is_full_disk(error: BaseException | None) -> bool:
-    while error is not None:
-        if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _where(error: BaseException) -> str:

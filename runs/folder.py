@@ -11,19 +11,20 @@
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..proxies.writing import write_json
 from ..spaces import InputError
 from .recipe import Recipe
 from .recipe_file import differences, parse_recipe
 
-HARMLESS = {"lock"}  # may lie in a folder that is not yet a run
+HARMLESS = re.compile(r"lock|\..*\.part")  # what may lie in a folder that is not yet a run: one that died very young
 
 
 class RunFolder:
@@ -44,11 +45,14 @@ class RunFolder:
     def facts(self) -> dict[str, Any]:
         """What run.json says; InputError where this is not the folder of a run."""
         try:
-            return json.loads((self.path / "run.json").read_text())
-        except FileNotFoundError:
+            facts = json.loads((self.path / "run.json").read_text())
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path}: is not the folder of a run (it has no run.json)") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path / 'run.json'}: cannot be read: {error}") from None
+        if not isinstance(facts, dict) or not {"name", "command", "recipe"} <= set(facts):
+            raise InputError(f"{self.path / 'run.json'}: is not what a run writes there")
+        return facts
 
     def recipe(self) -> Recipe:
         """The recipe the run was made with."""
@@ -56,19 +60,36 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps every other driver out; InputError names the one that is there."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        """Keeps every other driver out; InputError names the one that is there, or what else is in the way."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
+            file = (self.path / "lock").open("a+")
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise InputError(f"{self.path}: cannot be the folder of a run: {error.strerror}") from None
+        with file:
+            if not _locked(file, fcntl.LOCK_EX, attempts=3):
                 file.seek(0)
-                owner = " ".join(file.read().split()) or "another process"
-                raise InputError(f"{self.path}: is being driven by {owner}; wait for it, or stop it first") from None
+                raise InputError(f"{self.path}: is being driven by {_owner(file)}; wait for it, or stop it first")
             file.truncate(0)
             file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
             file.flush()
             yield
+
+    def driver(self) -> str | None:
+        """Who drives the run now ("pid 4711 on host since ..."), None where nobody does."""
+        try:
+            with (self.path / "lock").open() as file:
+                return None if _locked(file, fcntl.LOCK_SH) else _owner(file)
+        except OSError:
+            return None
+
+    def _refuse_foreign(self) -> None:
+        """InputError where the folder is not of a run and holds something."""
+        if not (self.path / "run.json").exists():
+            foreign = sorted(entry.name for entry in self.path.iterdir() if not HARMLESS.fullmatch(entry.name))
+            if foreign:
+                raise InputError(f"{self.path}: holds other files ({foreign[0]}, ...); choose an empty --out")
 
     def begin(self, recipe: Recipe, name: str, command: str) -> None:
         """Makes the folder that of a run with this recipe; InputError where it is something else already.
@@ -84,9 +105,7 @@ class RunFolder:
                 )
             write_json(self.path / "run.json", {**self.facts(), "recipe": recipe.model_dump(mode="json")})
             return
-        foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in HARMLESS)
-        if foreign:
-            raise InputError(f"{self.path}: holds other files ({foreign[0]}, ...); choose an empty --out")
+        self._refuse_foreign()
         write_json(
             self.path / "run.json",
             {
@@ -101,12 +120,27 @@ class RunFolder:
         """Renames the folder of an earlier run to a name of its own; never deletes. None where there was none."""
         if not (self.path / "run.json").exists():
             return None
-        with self.lock():
-            pass  # a driven run must not be pulled from under its driver
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        for attempt in range(1000):
-            aside = self.path.with_name(f"{self.path.name}.{stamp}" + (f".{attempt}" if attempt else ""))
-            if not aside.exists():
-                self.path.rename(aside)
-                return aside
+        stamp, whole_path = time.strftime("%Y%m%d-%H%M%S"), self.path.resolve()
+        with self.lock():  # a driven run must not be pulled from under its driver
+            for attempt in range(1000):
+                aside = whole_path.with_name(f"{whole_path.name}.{stamp}" + (f".{attempt}" if attempt else ""))
+                if not aside.exists():
+                    whole_path.rename(aside)
+                    return aside
         raise InputError(f"{self.path}: found no free name to move it to")
+
+
+def _locked(file: TextIO, kind: int, attempts: int = 1) -> bool:
+    """Locks an open file; False where another process has it. Repeated, since `driver` holds the lock for a moment."""
+    for attempt in range(attempts):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if attempt < attempts - 1:
+                time.sleep(0.05)
+    return False
+
+
+def _owner(file: TextIO) -> str:
+    return " ".join(file.read().split()) or "another process"

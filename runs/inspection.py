@@ -87,7 +87,9 @@ def status(path: Path, as_json: bool, console: Console) -> None:
         sys.stdout.write(json.dumps(said, indent=1) + "\n")
         return
     counts = ", ".join(f"{count} {state}" for state, count in said["candidates"].items() if count)
-    driven = "" if said["stage"] in ("finished", "stopped") else f", driven by pid {said['pid']} on {said['host']}"
+    driver = RunFolder(path).driver()
+    dead = "" if driver or said["stage"] in ("finished", "stopped") else ", its driver is gone: `search` goes on with it"
+    driven = f", driven by {driver}" if driver else dead
     console.print(f"{path}: {said['stage']} ({said['time']}{driven})", highlight=False, soft_wrap=True)
     console.print(f"{counts or 'no candidates yet'}; {said['asked']} asked; {said['seconds']:.0f} s", highlight=False)
     for name, progress in said["running"].items():

@@ -8,25 +8,25 @@ import ctypes
 import errno
 import multiprocessing
 import os
-import shutil
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 import torch
 
 from ..proxies.training import TrainingFailed
 from ..proxies.work import perform
+from ..proxies.writing import is_full_disk
 from ..search.engine import Finished, Task
 from ..spaces import InputError
 
 GRACE_S = 7.0  # a stopping worker may take this long to end its step and save
 PR_SET_PDEATHSIG = 1
-FULL_BYTES = 1_000_000  # a disk with less than this free is full: a file that could not be written left it so
 
 
 def serve(connection: Connection, stop: Any, driver: int) -> None:
@@ -53,9 +53,8 @@ def _outcome(task: Task, connection: Connection, stop: Any) -> tuple[str, Any]:
     try:
         return "done", perform(task.work, lambda said: connection.send(("progress", said)), lambda: stop.value)
     except Exception as error:  # noqa: BLE001  a candidate's failure must not end the run, whatever it is
-        folder = getattr(task.work, "folder", None)
-        if folder and shutil.disk_usage(folder).free < FULL_BYTES:
-            return "disk full", folder
+        if is_full_disk(error):
+            return "disk full", getattr(error, "filename", None)
         return "failed", _reason(error)
 
 
@@ -84,7 +83,7 @@ class LocalEngine:
 
     def __init__(self, slots: int, asked_to_stop: Callable[[], bool] = lambda: False) -> None:
         self.slots = slots
-        self.stopping = False
+        self._stopping = False
         self._asked_to_stop = asked_to_stop
         self.progress: dict[str, Mapping[str, Any]] = {}
         self._context = multiprocessing.get_context("spawn")  # a forked child would inherit the run's lock
@@ -96,6 +95,13 @@ class LocalEngine:
         self._stop_by: float | None = None
 
     # ---- the seam
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for; asks anew, so that a driver that waits for no task notices too."""
+        if not self._stopping and self._asked_to_stop():
+            self._begin_to_stop()
+        return self._stopping
 
     def submit(self, task: Task) -> None:
         """Queues a task; it starts as soon as there is a worker for it. While stopping it comes back unfinished."""
@@ -109,9 +115,8 @@ class LocalEngine:
         """The next finished task; None if none finished within the time."""
         deadline = time.monotonic() + timeout_s
         while not self._ready:
-            if not self.stopping and self._asked_to_stop():
-                self._begin_to_stop()
-                continue
+            if self.stopping and self._ready:
+                break
             self._dispatch()
             left = deadline - time.monotonic()
             if left <= 0:
@@ -139,7 +144,7 @@ class LocalEngine:
 
     def _begin_to_stop(self) -> None:
         """Asks every task to save and end; `next` then gives them back, unfinished."""
-        self.stopping = True
+        self._stopping = True
         self._stop.value = True
         self._stop_by = time.monotonic() + GRACE_S
         timing = self._exclusive()
@@ -163,23 +168,40 @@ class LocalEngine:
                 return
             task = exclusive or self._queue[0]
             self._queue.remove(task)
-            worker = next((worker for worker in self._workers if worker.task is None), None) or self._hire()
+            worker = self._hand_over(task)
             if exclusive is not None:
-                self._suspend()
+                self._suspend(all_but=worker)
+
+    def _hand_over(self, task: Task) -> Worker:
+        """Sends the task to an idle worker; one that has died in its sleep is replaced."""
+        while True:
+            worker = next((worker for worker in self._workers if worker.task is None), None) or self._hire()
+            try:
+                worker.connection.send(task)
+            except OSError:
+                self._bury(worker, "")
+                continue
             worker.task, worker.worked_s, worker.looked = task, 0.0, time.monotonic()
-            worker.connection.send(task)
+            return worker
 
     def _hire(self) -> Worker:
-        ours, theirs = self._context.Pipe()
+        ours, theirs = Pipe()
         process = self._context.Process(target=serve, args=(theirs, self._stop, os.getpid()), daemon=True)
-        process.start()
+        # A Ctrl-C goes to the whole process group: until `serve` ignores it, it would kill the worker in its cradle.
+        resource_tracker.ensure_running()  # would be started below, and lifts the block
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self._workers.append(Worker(process, ours))
         return self._workers[-1]
 
-    def _suspend(self) -> None:
+    def _suspend(self, all_but: Worker) -> None:
         for worker in self._busy():
-            os.kill(worker.process.pid, signal.SIGSTOP)
+            if worker is not all_but and worker.process.is_alive():
+                os.kill(worker.process.pid, signal.SIGSTOP)
         self._suspended = True
 
     def _resume(self) -> None:
@@ -192,16 +214,23 @@ class LocalEngine:
         """Takes what the workers have to say, and notices those that have died."""
         by_source: dict[Any, Worker] = {}
         for worker in self._workers:
-            by_source[worker.connection] = by_source[worker.process.sentinel] = worker
+            by_source[worker.process.sentinel] = worker
+            # A suspended worker may stand in the middle of a message: waiting for its rest would be waiting for ever.
+            if not self._suspended or (worker.task is not None and worker.task.work.exclusive):
+                by_source[worker.connection] = worker
         if not by_source:
             time.sleep(timeout_s)
             return
         for worker in {id(by_source[s]): by_source[s] for s in wait(list(by_source), timeout_s)}.values():
-            try:
-                while worker.connection.poll():
-                    self._take(worker, *worker.connection.recv())
-            except (EOFError, OSError):
-                self._bury(worker, _cause_of_death(worker))
+            while True:
+                try:
+                    if not worker.connection.poll():
+                        break
+                    said = worker.connection.recv()
+                except (EOFError, OSError):
+                    self._bury(worker, "" if self._stopping else _cause_of_death(worker))
+                    break
+                self._take(worker, *said)
 
     def _take(self, worker: Worker, kind: str, content: Any) -> None:
         if worker.task is None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ..spaces import Architecture, Design, InputError, unknown
 from .recipe import Recipe
-from .recipe_schema import keys_at, node_at, wanted
+from .recipe_schema import keys_at, node_at, places_of, wanted
 from .recipe_schema import recipe_schema as recipe_schema  # part of this door
 from .recipe_values import shown
 from .recipe_yaml import MOST_CHARACTERS, plain
@@ -120,7 +120,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         # A condition needs no quotes here, though a YAML file asks for them.
         value = text.strip() if re.match(r"\s*[<>]=", text) else plain(text)
     except InputError as error:
-        raise InputError(f"{label}: the value {error}".replace("value line 1: ", "value is ")) from None
+        raise InputError(f"{label}: {str(error).removeprefix('line 1: ')}") from None
     *parents, last = key.split(".")
     tree: dict[str, Any] = {last: value}
     for parent in reversed(parents):
@@ -142,9 +142,9 @@ def _checked(raw: Any, label: str, overrides: Sequence[str]) -> Recipe:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         location, message = _explained(problems[0])
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1} more mistakes)" if len(problems) > 1 else ""
         by_key = {override.partition("=")[0].strip(): override for override in overrides}
-        mine = next((by_key[key] for key in by_key if _is_under(location, key)), None)
+        mine = next((by_key[key] for key in by_key if _is_under(location, key) or _is_under(key, location)), None)
         if mine is not None:
             label = f"--set {mine}"
         elif overrides and not location:  # two keys that do not go together, and one may have come from here
@@ -153,6 +153,7 @@ def _checked(raw: Any, label: str, overrides: Sequence[str]) -> Recipe:
 
 
 def _is_under(location: str, key: str) -> bool:
+    """Whether a location is that of the key, or lies inside it; nothing lies inside the empty one."""
     return location == key or location.startswith((f"{key}.", f"{key}["))
 
 
@@ -162,15 +163,19 @@ def _explained(problem: Any) -> tuple[str, str]:
     kind, given = problem["type"], problem["input"]
     if kind == "extra_forbidden":
         parent = _joined(steps[:-1])
-        sentence = unknown("key", steps[-1], keys_at(steps[:-1]))
+        elsewhere = places_of(str(steps[-1]))
+        if elsewhere:  # the right name in the wrong place, unless it is nearly a name of this place
+            near = difflib.get_close_matches(str(steps[-1]), keys_at(steps[:-1]), n=1, cutoff=0.75)
+            meant = [_joined((*steps[:-1], name)) for name in near] + elsewhere
+            sentence = f"no key '{steps[-1]}'; did you mean {' or '.join(map(repr, meant))}?"
+        else:
+            sentence = unknown("key", steps[-1], keys_at(steps[:-1]))
         return _joined(steps), f"{parent}: {sentence}" if parent else sentence
     if kind == "value_error":
-        if problem["loc"][-1:] == ("[key]",):
-            steps = steps[:-1]
         # A message that begins with a dot goes on with the way to the mistake.
         message = str(problem["ctx"]["error"])
-        where = _joined(steps)
-        return where, f"{where}{'' if message.startswith('.') or not where else ': '}{message}"
+        where = _joined(steps[:-1] if problem["loc"][-1:] == ("[key]",) else steps)
+        return _joined(steps), f"{where}{'' if message.startswith('.') or not where else ': '}{message}"
     where, node = _joined(steps), node_at(steps) or {}
     if kind == "missing":
         return where, f"{where}: is missing; it must be {wanted(node)}"
@@ -186,10 +191,13 @@ def _joined(steps: Sequence[str | int]) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
 
 
+ITEMS = {"string": (str,), "integer": (int,), "number": (int, float)}
+
+
 def _hint(node: Mapping[str, Any], given: Any) -> str:
     """What to write instead, where the intention is plain."""
-    kinds = {option.get("type") for option in (node, *node.get("anyOf", ()))}
-    if "array" in kinds and isinstance(given, str | int | float) and not isinstance(given, bool):
+    kinds: set[Any] = {option.get("type") for option in (node, *node.get("anyOf", ()))}
+    if type(given) in ITEMS.get(node.get("items", {}).get("type", "string"), ()) and "array" in kinds:
         return f"; write [{given}]"
     if "integer" in kinds and isinstance(given, float) and given.is_integer() and abs(given) < 1e15:
         return f"; write {int(given)}"

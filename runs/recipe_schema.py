@@ -67,10 +67,28 @@ def _opened(node: Node) -> Node:
     return next((option for option in node.get("anyOf", ()) if option.get("type") != "null"), node)
 
 
+def keys_of(node: Node) -> list[str]:
+    """The keys of the part that a key holds; none where it holds a plain value."""
+    return list(_opened(node)["properties"]) if part_of(node) else []
+
+
 def keys_at(location: Sequence[str | int]) -> list[str]:
-    """The keys that the mapping at a location may have."""
+    """The keys that the part at a location may have."""
     node = node_at(location)
-    return list(_opened(node).get("properties", ())) if node else []
+    if node is None:
+        return []
+    return list(_opened(node).get("properties", ()))
+
+
+def places_of(key: str) -> list[str]:
+    """Where in a recipe a key of this name may stand: `batch` as train.batch and latency.batch."""
+    whole = recipe_schema()
+    found = [key] if key in whole["properties"] else []
+    for name, node in whole["properties"].items():
+        inside = _opened(node).get("properties", {}) if part_of(node) else {}
+        found += [f"{name}.{key}"] if key in inside else []
+        found += [f"{name}.{part}.{key}" for part, deeper in inside.items() if key in keys_of(deeper)]
+    return found
 
 
 def wanted(node: Node) -> str:

@@ -68,7 +68,9 @@ ONCE = AfterValidator(_once)
 
 
 def _device(value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+    if not isinstance(value, str):
+        raise ValueError(f"must be auto, cpu, cuda or cuda:0, not {shown(value)}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         raise ValueError(unknown("device", value, ("auto", "cpu", "cuda", "cuda:0")))
     return value
 
@@ -111,10 +113,10 @@ SIZE_SCHEMA = WithJsonSchema(
 def _block(value: Any) -> dict[str, dict[str, list[Any]]]:
     """`imdb`, or `imdb: {attention: [none, cca]}`; becomes the mapping of one name to its choices."""
     entry = {value: {}} if isinstance(value, str) else value
-    if not isinstance(entry, dict):
+    if not isinstance(entry, dict) or not entry:
         raise ValueError(f"must be a block, like imdb or imdb: {{attention: [cca]}}, not {shown(value)}")
     if len(entry) != 1:
-        keys = ", ".join(map(str, entry)) or "none"
+        keys = ", ".join(map(str, entry))
         raise ValueError(f"one item is one block, and here are {len(entry)} keys ({keys}); indent choices more")
     ((name, choices),) = entry.items()
     if name not in BLOCKS:

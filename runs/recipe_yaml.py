@@ -30,6 +30,7 @@ SAID_PLAINLY = {
     "expected ',' or '}'": "a bracket { is not closed",
     "unexpected end of stream": "a quote is not closed",
     "could not find expected ':'": "a line that is no key with a value; is a ':' missing?",
+    "expected the node content": "something is missing here",
     "another document": "a recipe is one document, and here a second one begins",
 }
 

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..proxies.writing import write_json
@@ -77,14 +78,14 @@ class Watch:
     def status(self) -> dict[str, Any]:
         """The content of status.json: plain data, complete in itself."""
         candidates = self.record.candidates
-        states = {state: sum(c.state == state for c in candidates) for state in ("complete", "pruned", "failed", "running")}
+        states = ("complete", "pruned", "failed", "running")
         return {
             "stage": self.stage,
             "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "seconds": round(self.record.attribute("seconds") or 0.0, 1),
-            "candidates": states,
+            "candidates": {state: sum(c.state == state for c in candidates) for state in states},
             "asked": self.recipe.search.candidates,
             "workers": self.engine.slots,
             "running": {name: dict(said) for name, said in self.engine.progress.items()},
@@ -94,12 +95,13 @@ class Watch:
 
 
 def line(c: Candidate) -> str:
-    """One candidate in one line of the terminal."""
+    """One candidate in one line of the terminal, in rich's markup."""
     said = {
         "psnr_db": "{:.2f} dB",
         "latency_ratio": "{:.3f}x",
         "activations_m": "{:.1f} M act.",
     }
     numbers = "  ".join(text.format(c.numbers[name]) for name, text in said.items() if name in c.numbers)
-    ending = "" if c.state == "complete" else f"[{'yellow' if c.state == 'pruned' else 'red'}]{c.state}: {c.reason}[/]  "
-    return f"{c.number:>4}  {ending}{numbers}  [dim]{c.design.summary()}[/]"
+    colour = "yellow" if c.state == "pruned" else "red"
+    ending = "" if c.state == "complete" else f"[{colour}]{c.state}: {escape(c.reason)}[/]  "
+    return f"{c.number:>4}  {ending}{numbers}  [dim]{escape(c.design.summary())}[/]"

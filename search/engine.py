@@ -32,8 +32,12 @@ class Engine(Protocol):
     """
 
     slots: int
-    stopping: bool  # a stop was asked for: tasks come back unfinished, saved; new ones are not begun
     progress: Mapping[str, Mapping[str, Any]]  # task name -> what it last reported
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for: tasks come back unfinished, saved; new ones are not begun."""
+        ...
 
     def submit(self, task: Task) -> None:
         """Queues a task; it starts as soon as there is a worker for it."""

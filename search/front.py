@@ -7,6 +7,10 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 
 
+def _plain(points: Points) -> Points:
+    return np.ascontiguousarray(points, dtype=np.float64)
+
+
 def dominates(a: Points, b: Points) -> bool:
     """Whether point `a` `[D]` is nowhere worse than `b` `[D]` and somewhere better."""
     return bool(np.all(a <= b) and np.any(a < b))
@@ -16,20 +20,14 @@ def non_dominated(points: Points) -> NDArray[np.bool_]:
     """Which of `[N, D]` points no other point dominates, `[N]`; equal points do not dominate each other."""
     if len(points) == 0:
         return np.zeros(0, dtype=bool)
-    no_worse = np.all(points[:, None] <= points[None], axis=2)
-    better = np.any(points[:, None] < points[None], axis=2)
-    return ~np.any(no_worse & better, axis=0)
+    return np.asarray(moocore.is_nondominated(_plain(points), keep_weakly=True), dtype=bool)
 
 
 def layers(points: Points) -> NDArray[np.int64]:
     """The front each of `[N, D]` points belongs to when fronts are peeled off one after another, `[N]`, 0 first."""
-    rank = np.zeros(len(points), dtype=np.int64)
-    left, depth = np.arange(len(points)), 0
-    while len(left):
-        first = non_dominated(points[left])
-        rank[left[first]] = depth
-        left, depth = left[~first], depth + 1
-    return rank
+    if len(points) == 0:
+        return np.zeros(0, dtype=np.int64)
+    return np.asarray(moocore.pareto_rank(_plain(points)), dtype=np.int64)
 
 
 def crowding(points: Points) -> NDArray[np.float64]:
@@ -49,7 +47,7 @@ def hypervolume(points: Points, reference: Points) -> float:
     """The volume that `[N, D]` points dominate below the `reference` `[D]`; points not better than it add nothing."""
     if len(points) == 0:
         return 0.0
-    return float(moocore.hypervolume(np.ascontiguousarray(points), ref=np.asarray(reference, dtype=np.float64)))
+    return float(moocore.hypervolume(_plain(points), ref=np.asarray(reference, dtype=np.float64)))
 
 
 def knee(points: Points) -> int:

@@ -6,7 +6,6 @@ A fresh run is the resume of an empty record: nothing here remembers anything th
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,14 @@ from ..proxies.complexity import complexity
 from ..proxies.training import saved_step
 from ..proxies.work import TimeWork, TrainWork, mark_running
 from ..proxies.writing import write_json
-from ..spaces import Architecture, Design
+from ..spaces import Design
 from .candidate import Candidate
 from .engine import Engine, Finished, Interrupted, Task
-from .objectives import Limit, broken, matrix
+from .objectives import broken, matrix
 from .plan import Plan, timing_intervals, timing_numbers, training_seed
 from .samplers import SAMPLERS
 from .seen import Proposal, Seen
-from .study import Record
+from .study import Record, belongs
 
 HOPELESS = 500  # proposals in a row that break limits
 FAILURES = 25  # failures in a row
@@ -61,7 +60,7 @@ class Search:
         self.reference_ms: float = first["reference"]["numbers"].get("latency_ms", math.nan)
         self.training = replace(plan.training, steps=self.steps)
         self.running: dict[str, Candidate] = {}
-        self.known = {c.design.hash for c in record.candidates if c.kind == "search"}
+        self.known = {c.design.hash for c in record.candidates if belongs(c, plan.space)}
         self.spent_before_s: float = record.attribute("seconds") or 0.0
         self.started = time.monotonic()
 
@@ -70,7 +69,8 @@ class Search:
     def run(self) -> None:
         """Searches until the budget is spent. Raises Exhausted where it cannot go on, Interrupted on a stop.
 
-        Either only after everything that was running has ended and is recorded.
+        Either only after everything that was running has ended and is recorded. Between any two proposals the engine is
+        asked, which is how it hears of a stop.
         """
         exhausted = None
         try:
@@ -79,10 +79,10 @@ class Search:
             exhausted = error
         while True:
             try:
-                while exhausted is None and self.has_room() and self.wants_more():
+                proposing = exhausted is None and self.has_room() and self.wants_more()
+                if proposing:
                     self.propose()
-                    self.on_change()
-                finished = self.engine.next(timeout_s=0.2) if self.running else None
+                finished = self.engine.next(timeout_s=0.2 if self.running and not proposing else 0.01)
                 if finished is not None:
                     self.receive(finished)
             except Exhausted as error:
@@ -122,7 +122,7 @@ class Search:
             place = died_at(self.folder_of(candidate.number))
             if place is not None:
                 self.finish(candidate, "failed", f"was running at two deaths of the driver, both at {place}")
-            elif limit := broken(self.plan.limits, candidate.numbers):
+            elif "psnr_db" not in candidate.numbers and (limit := broken(self.plan.limits, candidate.numbers)):
                 self.finish(candidate, "pruned", f"broke {limit}")
             else:
                 self.send_on(candidate)
@@ -131,8 +131,9 @@ class Search:
 
     def propose(self) -> None:
         """Makes the next candidate, counts it, records it whole, and sends it on if it breaks no limit."""
+        self.check_hope()
         number = len(self.record.candidates)
-        proposal = self.draw(number)
+        proposal = self.draw()
         self.known.add(proposal.architecture.hash)
         design = Design(proposal.architecture)
         numbers = complexity(design).numbers()
@@ -141,14 +142,17 @@ class Search:
         if limit is not None:
             candidate = replace(candidate, state="pruned", reason=f"broke {limit}")
         candidate = self.record.add(candidate, proposal.memory)
-        if limit is not None:
-            self.check_hope()
-        else:
+        if limit is None:
             self.send_on(candidate)
 
-    def draw(self, number: int) -> Proposal:
-        """A network that is not known yet, from the sampler; from a random draw where it only repeats itself."""
+    def draw(self) -> Proposal:
+        """A network that is not known yet, from the sampler; from a random draw where it only repeats itself.
+
+        The draw is keyed by how many candidates the sampler has seen, not by how many records there are: one that does
+        not belong to the space moves nothing.
+        """
         plan, seen = self.plan, self.view()
+        number = len(seen)
         if len(self.known) >= plan.space.size:
             raise Exhausted(f"all {plan.space.size} networks of the space have been tried", 0)
         for attempt in range(REDRAWS):
@@ -158,7 +162,7 @@ class Search:
                 return proposal
         random = Random(f"{plan.seed}:{number}:random")
         for _ in range(100 * REDRAWS):
-            architecture: Architecture = plan.space.sample(random)
+            architecture = plan.space.sample(random)
             if architecture.hash not in self.known:
                 return Proposal(architecture, "random: the sampler repeated itself")
         raise Exhausted(f"no network was found that has not been tried; the space holds {plan.space.size}", 0)
@@ -167,11 +171,9 @@ class Search:
         """What the sampler is shown: the candidates whose genome lies in the space, and nothing else."""
         seen = []
         for c in self.record.candidates:
-            architecture = c.design.architecture
-            if c.kind != "search" or c.design.plan is not None or architecture not in self.plan.space:
-                continue
-            points = tuple(matrix([c], self.plan.objectives)[0]) if c.state == "complete" else None
-            seen.append(Seen(c.number, architecture, c.state, points, self.record.memory(c.number)))
+            if belongs(c, self.plan.space):
+                points = tuple(matrix([c], self.plan.objectives)[0]) if c.state == "complete" else None
+                seen.append(Seen(c.number, c.design.architecture, c.state, points, self.record.memory(c.number)))
         return seen
 
     def send_on(self, candidate: Candidate) -> None:
@@ -211,7 +213,6 @@ class Search:
         limit = broken(self.plan.limits, candidate.numbers)
         if limit is not None and not was_training:
             self.finish(candidate, "pruned", f"broke {limit}")
-            self.check_hope()
         elif was_training or not self.plan.needs("trained"):
             self.finish(candidate, "complete")
         else:
@@ -231,9 +232,7 @@ class Search:
 
     def trained(self, candidate: Candidate, result: dict[str, Any]) -> Candidate:
         """The candidate with its PSNR; curve and per-image figures go to a file beside the record."""
-        folder = self.folder_of(candidate.number)
-        write_json(folder / "training.json", result)
-        (folder / "state.pt").unlink(missing_ok=True)
+        write_json(self.folder_of(candidate.number) / "training.json", result)
         details = {name: result[name] for name in ("steps", "train_s", "seed", "threads", "torch", "instruction_set")}
         return replace(
             candidate,
@@ -242,26 +241,32 @@ class Search:
         )
 
     def finish(self, candidate: Candidate, state: str, reason: str = "") -> None:
-        """Writes the end of a candidate."""
+        """Writes the end of a candidate; only then its training state is of no more use."""
         self.record.update(replace(candidate, state=state, reason=reason or candidate.reason))
+        (self.folder_of(candidate.number) / "state.pt").unlink(missing_ok=True)
         if state == "failed":
             self.check_failures()
 
     # ---- when to give up
 
     def check_hope(self) -> None:
-        """Raises Exhausted when the last proposals all broke limits, naming the limit that did most of it."""
+        """Raises Exhausted when the last proposals all broke limits, naming the tightest.
+
+        That is the limit which most of them broke; of equals the one that the nearest of them misses by most.
+        """
         tail = [c for c in self.record.candidates if c.kind == "search"][-HOPELESS:]
         if len(tail) < HOPELESS or any(c.state != "pruned" for c in tail):
             return
-        tightest, times = Counter(c.reason.removeprefix("broke ") for c in tail).most_common(1)[0]
-        name, relation, bound = tightest.split(" ")
-        limit = Limit(name, relation, float(bound))
-        values = [c.numbers[limit.name] for c in tail if limit.name in c.numbers]
-        nearest = min(values) if limit.relation == "<=" else max(values)
+        judged = []
+        for limit in self.plan.limits:
+            values = [c.numbers[limit.name] for c in tail if limit.name in c.numbers]
+            nearest = (min if limit.relation == "<=" else max)(values, default=limit.bound)
+            missed_by = abs(nearest - limit.bound) / (abs(limit.bound) or 1.0)
+            judged.append((sum(not limit.holds(value) for value in values), missed_by, limit, nearest))
+        times, _, limit, nearest = max(judged, key=lambda j: j[:2])
         raise Exhausted(
-            f"{HOPELESS} proposals in a row broke limits; the tightest is '{limit}' "
-            f"({times} of them; the nearest came to {nearest:.4g}): loosen it, or allow smaller networks in the space",
+            f"{HOPELESS} proposals in a row broke limits; the tightest is '{limit}' ({times} of them broke it, the "
+            f"nearest has {nearest:.4g}): loosen it, or let the space hold networks that keep it",
             2,
         )
 

@@ -1,5 +1,6 @@
 """What a search may aim for and what it may forbid: objectives with their directions, limits, and how both are read."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Limit:
             raise InputError(unknown("number to limit", name, OBJECTIVES))
         match = re.fullmatch(r"\s*(<=|>=)\s*([0-9.eE+-]+)\s*", str(text))
         try:
-            if match:
+            if match and math.isfinite(float(match[2])):
                 return cls(name, match[1], float(match[2]))
         except ValueError:
             pass
@@ -74,7 +75,7 @@ class Limit:
         return RELATIONS[self.relation](value, self.bound)
 
     def __str__(self) -> str:
-        return f"{self.name} {self.relation} {self.bound:g}"
+        return f"{self.name} {self.relation} {self.bound:.12g}"
 
 
 def broken(limits: Iterable[Limit], numbers: Mapping[str, float]) -> Limit | None:

@@ -6,16 +6,21 @@ proposal (about 0.2 ms a candidate seen). All proposals are in terms of the fixe
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from ..spaces import Space
+from .front import layers
 from .seen import Proposal, Seen
 from .study import distributions
 
 POPULATION = 20  # Optuna's default of 50 is slow to learn within some hundred candidates
-TPE_SEES = 1000  # TPE's time grows with what it sees; half of these are the latest, half the best on the front
+GENERATION = "NSGAIISampler:generation"  # where Optuna keeps a trial's generation; it overlooks a trial without one
+TPE_SEES = 1000  # TPE's time grows with what it sees; half of these are the latest, half the best by front
 STATES = {
     "complete": TrialState.COMPLETE,
     "running": TrialState.RUNNING,
@@ -25,8 +30,15 @@ STATES = {
 
 
 def nsga2(space: Space, seen: Sequence[Seen], seed: int, directions: Sequence[str]) -> Proposal:
-    """NSGA-II, population 20. Source: Deb et al. 2002, as in Optuna's NSGAIISampler."""
-    return _ask(optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed), space, seen, directions)
+    """NSGA-II, population 20. Source: Deb et al. 2002, as in Optuna's NSGAIISampler.
+
+    What it did not propose itself (a published network, a random draw) belongs to the generation it came in.
+    """
+    generation, all_seen = 0, []
+    for s in seen:
+        generation = max(generation, s.memory.get(GENERATION, generation))
+        all_seen.append(replace(s, memory={GENERATION: generation, **s.memory}))
+    return _ask(optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed), space, all_seen, directions)
 
 
 def tpe(space: Space, seen: Sequence[Seen], seed: int, directions: Sequence[str]) -> Proposal:
@@ -34,19 +46,21 @@ def tpe(space: Space, seen: Sequence[Seen], seed: int, directions: Sequence[str]
     if len(seen) > TPE_SEES:
         latest = seen[-TPE_SEES // 2 :]
         earlier = [s for s in seen[: -TPE_SEES // 2] if s.points is not None]
-        best = sorted(earlier, key=lambda s: sum(s.points or ()))[: TPE_SEES // 2]
-        seen = sorted([*best, *latest], key=lambda s: s.number)
+        rank = layers(np.array([s.points for s in earlier], dtype=np.float64))
+        best = sorted(np.argsort(rank, kind="stable")[: TPE_SEES // 2])
+        seen = [*(earlier[i] for i in best), *latest]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
-        return _ask(sampler, space, seen, directions)
+        # Its memory would be the genome once more.
+        return replace(_ask(sampler, space, seen, directions), memory={})
 
 
 def _ask(
     sampler: optuna.samplers.BaseSampler, space: Space, seen: Sequence[Seen], directions: Sequence[str]
 ) -> Proposal:
     # Inside, lower is better for every objective, so every direction is the same.
-    study = optuna.create_study(directions=["minimize"] * len(directions), sampler=sampler)
+    study = optuna.create_study(directions=[StudyDirection.MINIMIZE] * len(directions), sampler=sampler)
     genes = distributions(space)
     study.add_trials(
         [
@@ -62,4 +76,4 @@ def _ask(
     )
     trial = study.ask(dict(genes))
     memory = study.get_trials(deepcopy=False)[-1].system_attrs
-    return Proposal(space.decode(trial.params), f"{type(sampler).__name__}", dict(memory))
+    return Proposal(space.decode(trial.params), type(sampler).__name__, dict(memory))

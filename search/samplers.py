@@ -1,4 +1,6 @@
-"""Samplers: each is a function from what has been seen to the next proposal. A new one: write it, name it in `SAMPLERS`.
+"""Samplers: each is a function from what has been seen to the next proposal.
+
+A new one: write it, name it in `SAMPLERS`.
 
 A sampler holds no state. It is shown the candidates whose genome lies in the space, in order of their numbers, and a
 `random.Random` keyed by (seed, candidate number, attempt): the same record gives the same proposal, in a run that was
@@ -8,7 +10,6 @@ stopped and one that was not.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from .optuna_samplers import nsga2, tpe
 from .seen import Proposal, Seen
 
 POPULATION = 20
+FORCED = 3  # networks of one block type alone that may break a limit before the start goes on without that type
 CROSSOVER = 0.4
 SECOND_MUTATION = 0.4
 
@@ -33,9 +35,7 @@ class Start:
 Sampler = Callable[[Space, Sequence[Seen], Random, Start, Sequence[str]], Proposal]
 
 
-def evolution(
-    space: Space, seen: Sequence[Seen], random: Random, start: Start, directions: Sequence[str]
-) -> Proposal:
+def evolution(space: Space, seen: Sequence[Seen], random: Random, start: Start, directions: Sequence[str]) -> Proposal:
     """Our own: parents by tournament on (front, crowding), crossed or not, one or two block-level mutations.
 
     Source: the recipe of the prototype (population 20 beat 10, 40, 80 on a synthetic landscape; crossover was neutral).
@@ -56,7 +56,10 @@ def evolution(
 
 
 def opened(space: Space, seen: Sequence[Seen], random: Random, start: Start) -> Proposal | None:
-    """The next network of the start: known ones first, then one of the block type least seen so far; None when over."""
+    """The next network of the start: known ones first, then one of each block type alone, then random; None when over.
+
+    A type that no network has yet may break the limits by itself: after FORCED tries the start goes on without it.
+    """
     tried = {s.architecture.hash for s in seen}
     for known in start.known:
         if known in space and known.hash not in tried:
@@ -64,10 +67,10 @@ def opened(space: Space, seen: Sequence[Seen], random: Random, start: Start) -> 
     alive = [s for s in seen if s.state != "pruned"]
     if len(alive) >= start.count:
         return None
-    uses = {block.type: sum(block.type in s.types for s in alive) for block in space.blocks}
-    rarest = min(uses, key=lambda name: uses[name])
-    if uses[rarest] == 0:
-        return Proposal(space.sample(random, only_type=rarest), f"start: all {rarest}")
+    for block in space.blocks:
+        tries = sum(s.types == {block.type} for s in seen)
+        if tries < FORCED and not any(block.type in s.types for s in alive):
+            return Proposal(space.sample(random, only_type=block.type), f"start: all {block.type}")
     return Proposal(space.sample(random), "start: random")
 
 
@@ -88,9 +91,7 @@ def _tournament(parents: Sequence[Seen], random: Random) -> Seen:
     return parents[min(random.randrange(len(parents)), random.randrange(len(parents)))]
 
 
-def uniform(
-    space: Space, seen: Sequence[Seen], random: Random, start: Start, directions: Sequence[str]
-) -> Proposal:
+def uniform(space: Space, seen: Sequence[Seen], random: Random, start: Start, directions: Sequence[str]) -> Proposal:
     """Random search: every proposal an independent draw (after the known networks of the start)."""
     return opened(space, seen, random, Start(0, start.known)) or Proposal(space.sample(random), "random")
 
@@ -105,7 +106,7 @@ def _after_known(of: Callable[..., Proposal]) -> Sampler:
     return propose
 
 
-SAMPLERS: Mapping[str, Any] = {
+SAMPLERS: Mapping[str, Sampler] = {
     "evolution": evolution,
     "nsga2": _after_known(nsga2),
     "tpe": _after_known(tpe),

@@ -27,6 +27,7 @@ STATE_NAMES = {
     TrialState.WAITING: "running",
 }
 TRIAL_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 STUDY_NAME = "paretosr"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -37,11 +38,20 @@ def distributions(space: Space) -> dict[str, CategoricalDistribution]:
     return {name: CategoricalDistribution(options) for name, options in space.genes().items()}
 
 
+def belongs(candidate: Candidate, space: Space | None) -> bool:
+    """Whether the candidate has a genome of the space; only these are shown to a sampler.
+
+    A longer training, a pruned network and one outside the space have none.
+    """
+    design = candidate.design
+    return candidate.kind == "search" and design.plan is None and space is not None and design.architecture in space
+
+
 class Record:
     """All candidates of a run, and the only way to write one. `url` is a SQLAlchemy URL (`sqlite:///out/x/study.db`)."""
 
     def __init__(self, url: str, objectives: Sequence[str], space: Space | None = None) -> None:
-        directions = ["maximize" if OBJECTIVES[name].direction == "max" else "minimize" for name in objectives]
+        directions = [DIRECTIONS[OBJECTIVES[name].direction] for name in objectives]
         self.objectives = tuple(objectives)
         self.space = space
         self._distributions = distributions(space) if space else {}
@@ -59,6 +69,11 @@ class Record:
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
+
+    def close(self) -> None:
+        """Lets go of the database."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
 
     # ---- reading
 
@@ -85,13 +100,12 @@ class Record:
     def add(self, candidate: Candidate, memory: Mapping[str, Any] | None = None) -> Candidate:
         """Writes a new candidate, whole, in the state it has; gives it back with its number."""
         number = len(self._candidates)
-        architecture = candidate.design.architecture
-        inside = candidate.kind == "search" and self.space is not None and architecture in self.space
+        inside = belongs(candidate, self.space)
         values = self._values(candidate) if candidate.state == "complete" else None
         trial = create_trial(
             state={"running": TrialState.RUNNING, **TRIAL_STATES}[candidate.state],
             values=values,
-            params=self.space.encode(architecture) if inside and self.space else {},
+            params=self.space.encode(candidate.design.architecture) if inside and self.space else {},
             distributions=dict(self._distributions) if inside else {},
             user_attrs={
                 "design": candidate.design.to_json(),

@@ -56,9 +56,7 @@ def contenders(candidates: Sequence[Candidate], objectives: Sequence[str]) -> li
     """The front's members, and those whose intervals reach it: nobody's worst dominates their best."""
     ends = [bounds(c, objectives, PSNR_DOUBT_DB) for c in candidates]
     return [
-        c
-        for c, (best, _) in zip(candidates, ends, strict=True)
-        if not any(dominates(worst, best) for _, worst in ends)
+        c for c, (best, _) in zip(candidates, ends, strict=True) if not any(dominates(worst, best) for _, worst in ends)
     ]
 
 
@@ -140,7 +138,8 @@ def confirmed(record: Record) -> list[Candidate]:
 
 def _psnrs(c: Candidate, done: Mapping[str, Any]) -> list[float]:
     """PSNR of every seed that candidate was trained with, the search's own first."""
-    further = [v["psnr_db"] for k, v in done.items() if k.startswith(f"confirm/training/{c.number}/") and "psnr_db" in v]
+    own = f"confirm/training/{c.number}/"
+    further = [result["psnr_db"] for name, result in done.items() if name.startswith(own) and "psnr_db" in result]
     return [c.numbers["psnr_db"], *further] if "psnr_db" in c.numbers else further
 
 
@@ -176,16 +175,17 @@ RANKED_BY = {"fastest": ("latency_ratio", "latency_ms", "activations_m"), "best_
 
 
 def verdict(record: Record, objectives: Sequence[str], limits: Sequence[Limit], rule: WinnerRule) -> Verdict:
-    """The front as far as it is known: of the confirmed candidates once there are any, of all of them before."""
+    """The front as far as it is known: of the confirmed candidates once there are any, of all of them before.
+
+    A member is tied with those that, within the intervals, may as well dominate it; exact numbers never tie.
+    """
     candidates = confirmed(record)
     fit = eligible(candidates, objectives, limits)
     final = [c for c in fit if c.confirmed]
     front = on_front(final or fit, objectives)
     ends = {c.number: bounds(c, objectives, 0.0) for c in front}
     ties = {
-        c.number: tuple(
-            o.number for o in front if o is not c and dominates(ends[o.number][0], ends[c.number][1]) and _noisy(c, o)
-        )
+        c.number: tuple(o.number for o in front if o is not c and dominates(ends[o.number][0], ends[c.number][1]))
         for c in front
     }
     candidates = [replace(c, tied_with=ties[c.number]) if c.number in ties else c for c in candidates]
@@ -194,11 +194,6 @@ def verdict(record: Record, objectives: Sequence[str], limits: Sequence[Limit], 
     numbers = [front[i].number for i in np.argsort(order[:, by], kind="stable")] if front else []
     winner, note = choose(front, objectives, rule)
     return Verdict(tuple(candidates), tuple(numbers), winner, note)
-
-
-def _noisy(a: Candidate, b: Candidate) -> bool:
-    """Whether either has an interval at all; exact numbers are always told apart."""
-    return bool(a.intervals) or bool(b.intervals)
 
 
 def choose(front: Sequence[Candidate], objectives: Sequence[str], rule: WinnerRule) -> tuple[int | None, str]:
