@@ -6,7 +6,7 @@ these.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -70,16 +70,22 @@ def _inference_form(network: nn.Module) -> Iterator[None]:
 
 
 def evaluate(
-    network: nn.Module, images: ImageSet, device: torch.device | str = "cpu", *, border: int = BORDER
+    network: nn.Module,
+    images: ImageSet,
+    device: torch.device | str = "cpu",
+    *,
+    border: int = BORDER,
+    before_image: Callable[[str], None] = lambda name: None,
 ) -> Evaluation:
     """Enlarges every image, whole, one at a time, in float32, and measures the PSNR of each.
 
     The network stands on `device` already and is left as it was found (weights, device, eval or training mode). A
-    network that produces NaN gets NaN, which is for the caller to call a failure.
+    network that produces NaN gets NaN, which is for the caller to call a failure. `before_image` is told each name.
     """
     per_image_db = {}
     with _inference_form(network), torch.inference_mode():
         for name, lr, hr in zip(images.names, images.lr, images.hr, strict=True):
+            before_image(name)
             sr = network(lr[None].to(device).float() / 255)[0]
             per_image_db[name] = psnr_db(sr, hr, border)
     return _evaluation(per_image_db)

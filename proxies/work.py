@@ -145,16 +145,20 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     """PSNR in all and per image, curve, steps, seconds; the weights are in `model.safetensors` of the folder."""
     folder = Path(work.folder)
     file = folder / "state.pt"
+    # The images are read first: a death meanwhile says nothing about this network.
+    patches, validation = patches_of(work.data, work.training, work.seed, work.device), work.data.evaluation()
     state = load(begin(work.design, work.training, seed=work.seed, device=work.device), file)
     save(state, file)
     mark_running(folder, "training")
-    patches = patches_of(work.data, work.training, work.seed, work.device)
     state = train(state, work.training, patches, work.training.steps, Saver(file, work.training.steps, report, stop))
     save(state, file)
     if state.step < work.training.steps:
         return None
     network = finished_network(state)
-    result = evaluate(network, work.data.evaluation(), device=work.device)
+    # Where it stands goes into the word that is left: two deaths at one image may be its fault, at two images hardly.
+    result = evaluate(
+        network, validation, device=work.device, before_image=lambda name: mark_running(folder, f"measuring {name}")
+    )
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     write_bytes(folder / "model.safetensors", to_bytes(weights, {"design": json.dumps(work.design.to_json())}))
     return {

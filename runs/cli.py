@@ -1,4 +1,4 @@
-"""The command `paretosr`. Each command reads its arguments, calls the floor that does the work, and shows the outcome."""
+"""The command `paretosr`: each reads its arguments, calls the floor that does the work, and shows the outcome."""
 
 import json
 import os

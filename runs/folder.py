@@ -1,11 +1,11 @@
 """The folder of a run: where its files lie, who may write there, and what happens to a folder that is there already.
 
-    run.json          the recipe as it was understood, its name, the command; written first, once
-    study.db          the record (Optuna, SQLite)
-    lock              who drives the run: host, pid, time; held by flock, which dies with the process
-    status.json       what the run is doing, renewed after each event
-    candidates/00012/ training.json, timing.json, model.safetensors; state.pt while it is being trained
-    candidates.csv, report.html, winner/
+run.json          the recipe as it was understood, its name, the command; written first, once
+study.db          the record (Optuna, SQLite)
+lock              who drives the run: host, pid, time; held by flock, which dies with the process
+status.json       what the run is doing, renewed after each event
+candidates/00012/ training.json, timing.json, model.safetensors; state.pt while it is being trained
+candidates.csv, report.html, winner/
 """
 
 import fcntl

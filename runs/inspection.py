@@ -5,7 +5,9 @@ import os
 import shutil
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,16 @@ def read_run(path: Path) -> tuple[RunFolder, Recipe, Record]:
     database = folder.path / "study.db"
     if not database.exists():
         raise InputError(f"{path}: has no record yet (study.db)")
-    copy = folder.path / f".study.{os.getpid()}.copy"
-    try:
-        with sqlite3.connect(database) as source, sqlite3.connect(copy) as target:
-            source.backup(target)
+    with tempfile.TemporaryDirectory(prefix="paretosr-") as place:
+        copy = Path(place) / "study.db"
+        try:
+            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"{database}: is not the record of a run: {error}") from None
         objectives = recipe.objectives if recipe.space else ["psnr_db"]
-        record = Record(f"sqlite:///{copy.resolve()}", objectives, recipe.make_space())
-    except sqlite3.DatabaseError as error:
-        raise InputError(f"{database}: is not the record of a run: {error}") from None
-    finally:
-        copy.unlink(missing_ok=True)  # the open connection keeps what it needs; nothing is written to it
+        record = Record(f"sqlite:///{copy}", objectives, recipe.make_space())
+        record.close()  # what it has read it keeps
     return folder, recipe, record
 
 
@@ -69,7 +71,9 @@ def export(path: Path, numbers: Sequence[int], front: bool, out: Path | None, co
         wanted = [result.winner]
     for number in wanted:
         candidate = chosen(result.candidates, number, folder)
-        target = (out or folder.path / "exported") / f"{number:05d}" if len(wanted) > 1 or out is None else out
+        target = (out or folder.path / "exported") / f"{number:05d}"
+        if out is not None and len(wanted) == 1:
+            target = out.resolve()
         difference = export_candidate(folder, recipe, record, candidate, target)
         console.print(f"exported {target} (ONNX within {difference:.1e} of torch)", highlight=False, soft_wrap=True)
 
@@ -88,8 +92,9 @@ def status(path: Path, as_json: bool, console: Console) -> None:
         return
     counts = ", ".join(f"{count} {state}" for state, count in said["candidates"].items() if count)
     driver = RunFolder(path).driver()
-    dead = "" if driver or said["stage"] in ("finished", "stopped") else ", its driver is gone: `search` goes on with it"
-    driven = f", driven by {driver}" if driver else dead
+    driven = f", driven by {driver}" if driver else ""
+    if not driver and said["stage"] not in ("finished", "stopped"):
+        driven = ", its driver is gone; the same command goes on"
     console.print(f"{path}: {said['stage']} ({said['time']}{driven})", highlight=False, soft_wrap=True)
     console.print(f"{counts or 'no candidates yet'}; {said['asked']} asked; {said['seconds']:.0f} s", highlight=False)
     for name, progress in said["running"].items():
@@ -124,7 +129,8 @@ def doctor(console: Console) -> int:
         problems.append(f"less than {ROOM_GB:g} GB of disk are free here")
     try:
         images = load_images("embedded", "train")
-        console.print(f"{'photos':<14} {len(images)} embedded photos for training, hash {images.hash[:12]}", highlight=False)
+        words = f"{len(images)} embedded photos for training, hash {images.hash[:12]}"
+        console.print(f"{'photos':<14} {words}", highlight=False)
     except (InputError, OSError) as error:
         problems.append(f"the embedded photos: {error}")
     for problem in problems:

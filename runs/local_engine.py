@@ -72,7 +72,7 @@ class Worker:
     """One process and what it is doing."""
 
     process: Any
-    connection: Connection
+    connection: Any
     task: Task | None = None
     worked_s: float = 0.0  # time on the task, suspensions not counted
     looked: float = field(default_factory=time.monotonic)
@@ -85,7 +85,7 @@ class LocalEngine:
         self.slots = slots
         self._stopping = False
         self._asked_to_stop = asked_to_stop
-        self.progress: dict[str, Mapping[str, Any]] = {}
+        self.progress: Mapping[str, Mapping[str, Any]] = {}
         self._context = multiprocessing.get_context("spawn")  # a forked child would inherit the run's lock
         self._stop = self._context.RawValue(ctypes.c_bool, False)  # no lock that a killed worker could keep
         self._queue: deque[Task] = deque()
@@ -238,13 +238,16 @@ class LocalEngine:
         if kind == "disk full":
             raise OSError(errno.ENOSPC, "No space left on device", content)
         if kind == "progress":
-            self.progress[worker.task.name] = content
+            self.progress = {**self.progress, worker.task.name: content}
             return
         task, worker.task = worker.task, None
-        self.progress.pop(task.name, None)
+        self._forget(task)
         self._ready.append(Finished(task, content) if kind == "done" else Finished(task, failure=content))
         if task.work.exclusive:
             self._resume()
+
+    def _forget(self, task: Task) -> None:
+        self.progress = {name: said for name, said in self.progress.items() if name != task.name}
 
     def _watch(self) -> None:
         """Ends tasks that exceed their time, and, while stopping, workers that do not."""
@@ -269,7 +272,7 @@ class LocalEngine:
         self._workers.remove(worker)
         task = worker.task
         if task is not None:
-            self.progress.pop(task.name, None)
+            self._forget(task)
             self._ready.append(Finished(task, failure=reason))
             if task.work.exclusive:
                 self._resume()

@@ -55,9 +55,8 @@ def measure(
     table = Table()
     for heading in ("network", "parameters", "MACs (G)", "FLOPs (G)", "activations (M)", "convolutions"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
-    timings, place = {}, on(device)
+    timings, place, protocol = {}, on(device), replace(PROTOCOLS["steady"], size=(size, size))
     if not counts_only:
-        protocol = replace(PROTOCOLS["steady"], size=(size, size))
         networks: dict[str, nn.Module] = {name: build(design, device=place) for name, design in designs.items()}
         named = f"{reference} (reference)"
         networks[named] = build(design_of(reference), device=place)
@@ -118,6 +117,10 @@ def upscale(model: Path, images: Sequence[Path], out: Path, device: str, console
     targets = [out / f"{path.stem}_x4.png" for path in images]
     if len(set(targets)) < len(targets):
         raise InputError("two of the images would get the same name; upscale them to different folders")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"{out}: cannot be a folder for the images: {error.strerror}") from None
     for (path, lr), target in zip(pixels.items(), targets, strict=True):
         with torch.inference_mode():
             try:

@@ -178,7 +178,7 @@ class LatencyPart(Part):
     size: Annotated[tuple[int, int], values.SIZE, values.SIZE_SCHEMA] = (256, 256)
     """LR pixels of the timed image."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """On a CPU."""
+    """Of a forward on a CPU."""
     cudnn_benchmark: bool = True
     """On a GPU: cuDNN tries its algorithms and takes the fastest."""
     warmup_s: Annotated[float, Field(gt=0, le=600)] = 0.1

@@ -142,7 +142,8 @@ def _checked(raw: Any, label: str, overrides: Sequence[str]) -> Recipe:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         location, message = _explained(problems[0])
-        more = f" (and {len(problems) - 1} more mistakes)" if len(problems) > 1 else ""
+        others = len(problems) - 1
+        more = f" (and {others} more mistake{'s' if others > 1 else ''})" if others else ""
         by_key = {override.partition("=")[0].strip(): override for override in overrides}
         mine = next((by_key[key] for key in by_key if _is_under(location, key) or _is_under(key, location)), None)
         if mine is not None:
@@ -166,8 +167,9 @@ def _explained(problem: Any) -> tuple[str, str]:
         elsewhere = places_of(str(steps[-1]))
         if elsewhere:  # the right name in the wrong place, unless it is nearly a name of this place
             near = difflib.get_close_matches(str(steps[-1]), keys_at(steps[:-1]), n=1, cutoff=0.75)
-            meant = [_joined((*steps[:-1], name)) for name in near] + elsewhere
-            sentence = f"no key '{steps[-1]}'; did you mean {' or '.join(map(repr, meant))}?"
+            meant = [f"'{_joined((*steps[:-1], name))}'" for name in near]
+            meant += [f"'{key}'" if "." in key else f"'{key}' at the top level" for key in elsewhere]
+            sentence = f"no key '{steps[-1]}'; did you mean {' or '.join(meant)}?"
         else:
             sentence = unknown("key", steps[-1], keys_at(steps[:-1]))
         return _joined(steps), f"{parent}: {sentence}" if parent else sentence

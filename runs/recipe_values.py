@@ -157,6 +157,11 @@ def _no_choice(choice: str, value: Any, known: Iterable[Any]) -> str:
     return f"must be one of {', '.join(names)}, not {shown(value)}"
 
 
+def about(block: Any) -> str:
+    """The first sentence on a block, without the shapes that all blocks have."""
+    return (block.__doc__ or "").partition("\n")[0].replace(", `[N, width, H, W]` to the same", "")
+
+
 def _block_schema() -> dict[str, Any]:
     blocks = {}
     for name, block in BLOCKS.items():
@@ -164,10 +169,9 @@ def _block_schema() -> dict[str, Any]:
             choice: {"type": "array", "items": {"enum": list(values)}, "minItems": 1, "uniqueItems": True}
             for choice, values in block.CHOICES.items()
         }
-        about = (block.__doc__ or "").partition("\n")[0]
         blocks[name] = {
             "type": ["object", "null"],
-            "description": about,
+            "description": about(block),
             "properties": choices,
             "additionalProperties": False,
         }
@@ -249,6 +253,6 @@ def _winner_schema() -> dict[str, Any]:
 
 
 CONDITION = BeforeValidator(_condition)
-LIMITS_SCHEMA = WithJsonSchema({"title": "a condition for each number", **_conditions_schema()})
+LIMITS_SCHEMA = WithJsonSchema({"title": "a mapping like {activations_m: '<= 150'}", **_conditions_schema()})
 WINNER = BeforeValidator(_winner)
 WINNER_SCHEMA = WithJsonSchema(_winner_schema())

@@ -56,7 +56,7 @@ class Watch:
         """Called after each event, and now and then between: shows what is new."""
         news = [c for c in self.record.candidates if c.state != "running" and c.number not in self.shown]
         for candidate in news:
-            self.console.print(line(candidate), highlight=False)
+            self.console.print(line(candidate), highlight=False, no_wrap=True, overflow="ellipsis")
         self.shown.update(c.number for c in news)
         if self.stage == "searching":
             trained = sum(c.state == "complete" and c.kind == "search" for c in self.record.candidates)

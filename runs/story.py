@@ -56,7 +56,7 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
     if recipe.space is None:
         raise InputError(f"{name}: has no 'space' to search")
     plan = plan_of(recipe)
-    plan.data.train(), plan.data.evaluation()  # a folder that is not there should be said now, not by a worker
+    say_notes(plan.data, console)
     folder = RunFolder(out or Path("out") / Path(name).stem)
     aside = folder.move_aside() if fresh else None
     if aside:
@@ -64,19 +64,42 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
     with folder.lock():
         folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
         record = Record(folder.url, recipe.objectives, plan.space)
+        refuse_other_images(folder, plan, record)
         if record.attribute("finished"):
-            console.print(f"{folder.path} holds a finished run of this recipe; nothing is done twice.", highlight=False)
-        with signals() as asked:
-            with LocalEngine(workers(recipe, plan), lambda: bool(asked)) as engine:
-                with Watch(folder, recipe, record, engine, console) as watch:
-                    try:
-                        ended = drive(plan, record, engine, folder, watch)
-                    except Interrupted:
-                        watch.enter("stopped")
-                        raise Stopped(asked[0]) from None
+            console.print(f"{folder.path} holds a finished run; nothing in it is done twice.", highlight=False)
+        ended = None
+        with (
+            signals() as asked,
+            LocalEngine(workers(recipe, plan), lambda: bool(asked)) as engine,
+            Watch(folder, recipe, record, engine, console) as watch,
+        ):
+            try:
+                ended = drive(plan, record, engine, folder, watch)
+            except Interrupted:
+                watch.enter("stopped")
+            if asked:  # also where all was done by then: the report would take longer than a signal allows
+                raise Stopped(asked[0])
         conclude(folder, recipe, record, console)
     if ended is not None:
         raise ended
+
+
+def say_notes(data: Data, console: Console) -> None:
+    """Loads the images: what is wrong with them is said now, not by a worker, and what was converted is said once."""
+    for note in dict.fromkeys((*data.train().notes, *data.evaluation().notes)):
+        console.print(note, highlight=False)
+
+
+def refuse_other_images(folder: RunFolder, plan: Plan, record: Record) -> None:
+    """InputError where the images are not those the run began with: its numbers could not be compared."""
+    known = (record.attribute("first") or {}).get("data", {}).get("hash", {})
+    now = {"train": plan.data.train().hash, "validation": plan.data.evaluation().hash}
+    changed = [role for role in known if known[role] != now[role]]
+    if changed:
+        raise InputError(
+            f"{folder.path}: the {changed[0]} images have changed since this run began ({plan.data.source}); "
+            "restore them, or choose another --out, or --fresh"
+        )
 
 
 def drive(plan: Plan, record: Record, engine: LocalEngine, folder: RunFolder, watch: Watch) -> Exhausted | None:
@@ -87,6 +110,8 @@ def drive(plan: Plan, record: Record, engine: LocalEngine, folder: RunFolder, wa
         record.set_attribute("versions", versions())
         record.set_attribute("first", first_record(plan, engine))
     run = Search(plan, record, engine, folder.candidate, watch.changed)
+    if record.attribute("finished") and run.wants_more():
+        record.set_attribute("finished", False)
     watch.enter("searching", plan.budget.candidates)
     ended = None
     try:
@@ -134,8 +159,9 @@ def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
         mark = ("*" if row["winner"] else "") + ("~" if row["tied_with"] else "")
         table.add_row(f"{mark}{row['number']}", *values, row["summary"], style="bold" if row["winner"] else "")
     console.print(table)
-    ties = " ~ cannot be told apart from another member within the intervals" if any(r["tied_with"] for r in rows) else ""
-    console.print(f"* the winner ({recipe.make_winner()}){';' if ties else ''}{ties}", highlight=False)
+    tied = any(row["tied_with"] for row in rows)
+    words = "; ~ cannot be told apart from another member within the intervals" if tied else ""
+    console.print(f"* the winner ({recipe.make_winner()}){words}", highlight=False)
 
 
 # ---- from the recipe to the search's terms
@@ -157,9 +183,7 @@ def plan_of(recipe: Recipe) -> Plan:
         sampler=recipe.search.sampler,
         start=Start(recipe.search.start, known),
         seed=recipe.seed,
-        budget=Budget(
-            recipe.search.candidates, recipe.search.minutes, recipe.search.steps, recipe.search.at_least
-        ),
+        budget=Budget(recipe.search.candidates, recipe.search.minutes, recipe.search.steps, recipe.search.at_least),
         training=training_of(recipe),
         fit=recipe.train.fit,
         data=data_of(recipe),
@@ -211,5 +235,3 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

@@ -1,4 +1,4 @@
-"""Training one network longer: a candidate of a run, whose result is a candidate with it as parent, or a recipe's own."""
+"""Training one network longer: a candidate of a run, whose result has it as parent, or the one of a recipe."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -23,7 +23,7 @@ from .folder import RunFolder
 from .local_engine import LocalEngine
 from .recipe import Recipe
 from .recipe_file import network_of, read_recipe
-from .story import Stopped, conclude, data_of, device_of, signals, training_of
+from .story import Stopped, conclude, data_of, device_of, say_notes, signals, training_of
 from .summary import judged
 from .winner import chosen, export_candidate
 
@@ -55,6 +55,7 @@ def train_candidate(
             training = replace(training, steps=(record.attribute("first") or {})["steps"])
         data = data_of(other) if "data" in other.model_fields_set else data_of(recipe)
         data = replace(data, patch=training.patch)
+        say_notes(data, console)
         child = child_of(record, parent, training, data, seeds)
         train(folder, record, child, training, data, device_of(other), seeds, recipe.seed, console)
         conclude(folder, recipe, record, console)
@@ -64,20 +65,18 @@ def train_candidate(
         say(child, target, record, console)
 
 
-def train_network(
-    name: str, out: Path | None, overrides: Sequence[str], seeds: int, console: Console
-) -> None:
+def train_network(name: str, out: Path | None, overrides: Sequence[str], seeds: int, console: Console) -> None:
     """Trains the one network that a recipe names and exports it to `winner/` of the folder."""
     recipe = read_recipe(name, overrides)
     design = Design(network_of(recipe))
     folder = RunFolder(out or Path("out") / f"{Path(name).resolve().parent.name}-trained")
     training, data = training_of(recipe), data_of(recipe)
-    validation = data.evaluation()
+    say_notes(data, console)
     with folder.lock():
         folder.begin(recipe, Path(name).stem, f"paretosr train {name}")
         record = Record(folder.url, ("psnr_db",))
         if record.attribute("first") is None:
-            images = data.train()
+            images, validation = data.train(), data.evaluation()
             facts = {"label": images.label, "hash": {"train": images.hash, "validation": validation.hash}}
             facts |= {"validation_names": list(validation.names), "embedded": images.embedded}
             bicubic_db = bicubic_baseline(validation).psnr_db
@@ -86,6 +85,10 @@ def train_network(
             numbers = complexity(design).numbers()
             record.add(Candidate(0, design, kind="trained", origin=f"recipe {name}", numbers=numbers))
         candidate = record.candidates[0]
+        if candidate.design.hash != design.hash:
+            raise InputError(
+                f"{folder.path}: trains another network ({candidate.design.summary()}); choose another --out"
+            )
         if candidate.state == "running":
             train(folder, record, candidate, training, data, device_of(recipe), seeds, recipe.seed, console, own=True)
         candidate = record.candidates[0]
@@ -137,13 +140,16 @@ def train(
 
     own: the run's seed is the training's first seed itself (a recipe that trains one network), not a key to it.
     """
-    data.train(), data.evaluation()
     tasks = []
     for repeat in range(seeds):
         seed = run_seed if own and repeat == 0 else training_seed(run_seed, candidate.number, repeat)
         at = folder.candidate(candidate.number) / (f"seed{repeat}" if repeat else "")
         tasks.append(Task(f"seed {seed}", TrainWork(candidate.design, training, data, seed, device, str(at))))
-    with signals() as asked, LocalEngine(min(seeds, 2), lambda: bool(asked)) as engine, Progress(console=console) as bars:
+    with (
+        signals() as asked,
+        LocalEngine(min(seeds, 2), lambda: bool(asked)) as engine,
+        Progress(console=console) as bars,
+    ):
         finished = {f.task.name: f for f in complete(engine, tasks, drawn(bars, engine, training.steps))}
     if asked:
         raise Stopped(asked[0])

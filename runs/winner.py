@@ -12,6 +12,7 @@ from ..spaces import InputError
 from .folder import RunFolder
 from .recipe import Recipe
 
+EXPORTED = {"architecture.json", "model.safetensors", "model.onnx", "train.yaml", "card.md"}
 DEMO_NOTE = "Trained for a short while on a few demo photos: its PSNR says nothing about the quality it could reach."
 
 
@@ -19,6 +20,7 @@ def export_candidate(folder: RunFolder, recipe: Recipe, record: Record, candidat
     """Exports one trained candidate of a run to `target`; gives the largest relative difference of its ONNX form."""
     if candidate.state != "complete" or "psnr_db" not in candidate.numbers:
         raise InputError(f"{folder.path}: candidate {candidate.number} was not trained to its end ({candidate.state})")
+    refuse_foreign(target)
     first = record.attribute("first") or {}
     data = first.get("data", {})
     by_seed = candidate.details.get("psnr_by_seed_db", [candidate.numbers["psnr_db"]])
@@ -40,6 +42,14 @@ def export_candidate(folder: RunFolder, recipe: Recipe, record: Record, candidat
         facts=facts,
         note=DEMO_NOTE if data.get("embedded") else "",
     )
+
+
+def refuse_foreign(target: Path) -> None:
+    """InputError where an export to `target` would take the place of anything but an earlier export."""
+    if target.exists():
+        foreign = [target.name] if not target.is_dir() else sorted({file.name for file in target.iterdir()} - EXPORTED)
+        if foreign:
+            raise InputError(f"{target}: holds other files ({foreign[0]}); move them away, or export to another folder")
 
 
 def train_yaml(recipe: Recipe, candidate: Candidate) -> str:

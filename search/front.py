@@ -31,14 +31,16 @@ def layers(points: Points) -> NDArray[np.int64]:
 
 
 def crowding(points: Points) -> NDArray[np.float64]:
-    """Crowding distance of each of `[N, D]` points, `[N]`; the extremes are infinitely far. Source: NSGA-II, III-B."""
-    count = len(points)
-    distance = np.zeros(count)
-    for column in points.T:
+    """Crowding distance of each of `[N, D]` points, `[N]`; the extremes are infinitely far. Source: NSGA-II, III-B.
+
+    A column in which all are equal has no extremes.
+    """
+    distance = np.zeros(len(points))
+    for column in points.T if len(points) else ():
         order = np.argsort(column, kind="stable")
         spread = column[order[-1]] - column[order[0]]
-        distance[order[[0, -1]]] = np.inf
-        if spread > 0 and count > 2:
+        if spread > 0:
+            distance[order[[0, -1]]] = np.inf
             distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / spread
     return distance
 

@@ -27,7 +27,8 @@ from .study import Record, belongs
 
 HOPELESS = 500  # proposals in a row that break limits
 FAILURES = 25  # failures in a row
-REDRAWS = 200  # attempts at a network not yet known, before looking for one at random
+REDRAWS = 50  # attempts at a network not yet known, before looking for one at random
+RANDOM_DRAWS = 20_000  # and of these, before the space counts as exhausted
 NETWORK = "network"  # the name of the candidate in its own timing
 
 
@@ -161,7 +162,7 @@ class Search:
             if proposal.architecture.hash not in self.known:
                 return proposal
         random = Random(f"{plan.seed}:{number}:random")
-        for _ in range(100 * REDRAWS):
+        for _ in range(RANDOM_DRAWS):
             architecture = plan.space.sample(random)
             if architecture.hash not in self.known:
                 return Proposal(architecture, "random: the sampler repeated itself")

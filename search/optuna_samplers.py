@@ -7,16 +7,17 @@ proposal (about 0.2 ms a candidate seen). All proposals are in terms of the fixe
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from ..spaces import Space
 from .front import layers
 from .seen import Proposal, Seen
-from .study import distributions
 
 POPULATION = 20  # Optuna's default of 50 is slow to learn within some hundred candidates
 GENERATION = "NSGAIISampler:generation"  # where Optuna keeps a trial's generation; it overlooks a trial without one
@@ -27,6 +28,18 @@ STATES = {
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
+
+
+class Gene(CategoricalDistribution):
+    """A gene that all trials share, uncopied: copying and comparing genes was most of a proposal's time."""
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "Gene":
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or super().__eq__(other)
+
+    __hash__ = CategoricalDistribution.__hash__
 
 
 def nsga2(space: Space, seen: Sequence[Seen], seed: int, directions: Sequence[str]) -> Proposal:
@@ -61,7 +74,7 @@ def _ask(
 ) -> Proposal:
     # Inside, lower is better for every objective, so every direction is the same.
     study = optuna.create_study(directions=[StudyDirection.MINIMIZE] * len(directions), sampler=sampler)
-    genes = distributions(space)
+    genes = {name: Gene(options) for name, options in space.genes().items()}
     study.add_trials(
         [
             create_trial(

@@ -58,10 +58,17 @@ class Block:
         return cls(type_, tuple(choices.items()))
 
     def summary(self) -> str:
-        """Type and the choices that differ from the first value: `imdb(attention=cca)`."""
+        """Type and the choices that differ from the first value: `imdb(cca)`, `rfdb(distilled 0.25, no attention)`."""
         allowed = BLOCKS[self.type].CHOICES
-        said = [f"{name}={value}" for name, value in self.choices if value != allowed[name][0]]
+        said = [_in_words(name, value) for name, value in self.choices if value != allowed[name][0]]
         return f"{self.type}({', '.join(said)})" if said else self.type
+
+
+def _in_words(name: str, value: Choice) -> str:
+    """A choice as short as it can be understood: a name speaks for itself, a number does not."""
+    if isinstance(value, str):
+        return f"no {name}" if value == "none" else value
+    return f"{name} {value}"
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ class Architecture:
         return cls(**{**given, "blocks": tuple(_block(i, b) for i, b in enumerate(blocks)), "frame": frame})
 
     def summary(self) -> str:
-        """One line: `32 wide: imdb, 2 x rfdb(attention=none); concat; direct; bilinear skip`."""
+        """One line: `32 wide: imdb, 2 x rfdb(no attention); concat fusion; direct; bilinear skip`."""
         runs: list[tuple[int, str]] = []
         for text in (block.summary() for block in self.blocks):
             if runs and runs[-1][1] == text:

@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 # Read by OpenMP when torch loads, and by every process that a test starts: two threads collapse on a shared machine.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -53,3 +55,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"skipped although PARETOSR_NO_SKIP is set: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four small photos, made of waves; decoded ones are cached beside it, for worker processes too."""
+    folder = tmp_path_factory.mktemp("photos")
+    os.environ["PARETOSR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    y, x = np.mgrid[0:64, 0:72]
+    for number in range(4):
+        waves = [127 + 70 * np.sin(x / (5 + number + c)) + 50 * np.cos(y / (4 + c)) for c in range(3)]
+        Image.fromarray(np.stack(waves, -1).astype(np.uint8)).save(folder / f"{number}.png")
+    return folder

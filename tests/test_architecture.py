@@ -204,8 +204,7 @@ def test_what_changes_the_graph_changes_the_hash() -> None:
 def test_the_summary_is_one_line() -> None:
     assert ONE.summary() == "16 wide: scpa; direct"
     assert RICH.summary() == (
-        "24 wide: imdb(attention=cca), inverted_residual(expansion=6), rfdb; "
-        "concat fusion; light_two_step 16; bilinear skip"
+        "24 wide: imdb(cca), inverted_residual(expansion 6), rfdb; concat fusion; light_two_step 16; bilinear skip"
     )
     assert SYSTEMS["rfdn"].architecture.summary() == "50 wide: 4 x rfdb; concat fusion; direct"
     assert dataclasses.replace(ONE, upsampler_width=32).summary() == ONE.summary()

@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from paretosr.proxies.bicubic import downscale_x4
 from paretosr.proxies.psnr import psnr_db
 from paretosr.spaces import SYSTEMS, InputError, Network, build, load_published
 from paretosr.spaces.systems.weights import read_state_dict
@@ -275,10 +277,8 @@ def test_a_broken_file_is_refused_whatever_is_broken(tmp_path: Path) -> None:
             content[random.integers(0, content.size, 4)] = random.integers(0, 256, 4)
             content = content[: random.integers(1, content.size + 1)] if trial % 3 else content
         file.write_bytes(content.tobytes())
-        try:
-            read_state_dict(file)  # some flips do no harm
-        except InputError as error:
-            assert "\n" not in str(error)
+        with suppress(InputError):  # and nothing else; some flips do no harm
+            read_state_dict(file)
 
 
 # The authors' own weights, where they are at hand
@@ -309,18 +309,16 @@ def test_the_authors_weights_reproduce_the_authors_outputs(name: str, shared: Pa
 @pytest.mark.shared
 @pytest.mark.parametrize("name", OWN_WEIGHTS)
 def test_the_authors_weights_reach_the_published_psnr_on_set5(name: str, shared: Path) -> None:
-    file, wanted_db = OWN_WEIGHTS[name]
-    network = load_published(name, shared / "published" / file).eval()
+    weights, wanted_db = OWN_WEIGHTS[name]
+    network = load_published(name, shared / "published" / weights).eval()
     psnrs_db = []
-    for hr in sorted((shared / "data" / "Set5_HR").glob("*.png")):
-        lr = pixels(shared / "data" / "Set5_LR_x4" / hr.name)
+    for file in sorted((shared / "data" / "Set5_HR").glob("*.png")):
+        with Image.open(file) as image:
+            hr = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        # The published figures are those of newer MATLAB's LR images; the pairs beside these HR images are older and
+        # give 0.002 to 0.003 dB more.
+        lr = downscale_x4(hr, "symmetric")
         with torch.inference_mode():
-            psnrs_db.append(psnr_db(network(lr[None] / 255)[0], pixels(hr)))
+            psnrs_db.append(psnr_db(network(lr[None] / 255)[0], hr))
     assert len(psnrs_db) == 5
-    assert sum(psnrs_db) / 5 == pytest.approx(wanted_db, abs=0.001)
-
-
-def pixels(file: Path) -> Tensor:
-    """`[3, H, W]`, uint8."""
-    with Image.open(file) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    assert round(sum(psnrs_db) / 5, 3) == wanted_db

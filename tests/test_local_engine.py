@@ -1,0 +1,291 @@
+"""The local engine with real worker processes: what becomes of tasks, of workers that die, and of a stop.
+
+A worker takes two seconds to start, so the first tests share an engine and use what the ones before them left.
+"""
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from paretosr.proxies.latency import Protocol
+from paretosr.proxies.training import Training, saved_step
+from paretosr.proxies.work import Data, TimeWork, TrainWork
+from paretosr.runs.local_engine import LocalEngine
+from paretosr.search.engine import Finished, Task
+from paretosr.spaces import Architecture, Block, Design
+
+PATIENCE_S = 60
+ENDLESS = 10**9
+SMALL = Design(Architecture(width=4, blocks=(Block.of("residual"),)))
+QUICK = Protocol(size=(16, 16), warmup_s=0.01, rounds=5, max_rounds=5, threads=2)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LocalEngine]:
+    with LocalEngine(1) as engine:
+        yield engine
+
+
+@pytest.fixture
+def training(photos: Path, tmp_path: Path) -> Callable[..., TrainWork]:
+    """Makes the work of training a tiny network for so many steps."""
+
+    def make(steps: int, name: str = "candidate", learning_rate: float = 5e-4, source: Path = photos) -> TrainWork:
+        how = Training(steps=steps, batch=1, patch=8, learning_rate=learning_rate)
+        return TrainWork(SMALL, how, Data(str(source)), 0, "cpu", str(tmp_path / name))
+
+    return make
+
+
+def finish(engine: LocalEngine, seconds: float = PATIENCE_S) -> Finished:
+    finished = engine.next(seconds)
+    assert finished is not None, f"nothing finished within {seconds} s"
+    return finished
+
+
+def wait_until(engine: LocalEngine, condition: Callable[[], Any], seconds: float = PATIENCE_S) -> None:
+    """Lets the engine work until the condition holds; no task may finish meanwhile."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        assert engine.next(0.02) is None
+
+
+def workers() -> list[int]:
+    return [process.pid for process in multiprocessing.active_children() if process.pid]
+
+
+def state(pid: int) -> str:
+    """R, S, D, T (stopped) or Z; "gone" where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "gone"
+
+
+# ---- one engine, one slot
+
+
+def test_a_task_is_done_though_a_ctrl_c_reaches_its_worker_in_the_cradle(engine, training, tmp_path):
+    engine.submit(Task("first", training(3)))
+    (worker,) = workers()
+    os.kill(worker, signal.SIGINT)  # the terminal sends it to the whole process group
+    os.kill(worker, signal.SIGTERM)
+    finished = finish(engine)
+    assert (finished.task.name, finished.failure) == ("first", "")
+    numbers = finished.numbers
+    assert numbers is not None
+    assert numbers["steps"] == 3
+    assert numbers["threads"] == 1
+    assert numbers["psnr_db"] == pytest.approx(sum(numbers["psnr_per_image_db"].values()))
+    assert (tmp_path / "candidate" / "model.safetensors").is_file()
+    assert engine.next(0) is None
+    assert workers() == [worker], "the worker waits for the next task"
+
+
+def test_a_timing_leaves_its_worker_with_one_thread(engine, training):
+    engine.submit(Task("timing", TimeWork({"network": SMALL}, SMALL, QUICK, "cpu")))
+    timing = finish(engine).numbers
+    assert timing is not None
+    assert timing["network"]["ratio"] > 0
+    engine.submit(Task("after", training(2)))
+    numbers = finish(engine).numbers
+    assert numbers is not None
+    assert numbers["threads"] == 1
+    assert len(workers()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"learning_rate": 1e30}, "non-finite loss ("),
+        ({"source": Path("/nowhere/photos")}, "/nowhere/photos: no such folder of images"),
+    ],
+)
+def test_a_failure_has_its_reason_in_one_line(engine, training, change, reason):
+    engine.submit(Task("bad", training(30, **change)))
+    finished = finish(engine)
+    assert finished.numbers is None
+    assert finished.failure.startswith(reason)
+    assert "\n" not in finished.failure
+
+
+def test_a_worker_that_died_in_its_sleep_is_replaced_and_nobody_blamed(engine, training):
+    (idle,) = workers()
+    os.kill(idle, signal.SIGKILL)
+    os.waitpid(idle, 0)
+    engine.submit(Task("next", training(2)))
+    assert finish(engine).failure == ""
+    assert workers() != [idle]
+
+
+def test_a_killed_worker_is_a_failure_and_the_next_task_runs(engine, training):
+    engine.submit(Task("long", training(ENDLESS, "a")))
+    engine.submit(Task("next", training(2, "b")))
+    wait_until(engine, lambda: engine.progress)
+    assert engine.progress["long"]["steps"] == ENDLESS
+    (worker,) = workers()
+    os.kill(worker, signal.SIGKILL)
+    finished = finish(engine)
+    assert (finished.task.name, finished.numbers) == ("long", None)
+    assert finished.failure == "the worker was killed by SIGKILL (out of memory?)"
+    assert not engine.progress
+    finished = finish(engine)
+    assert (finished.task.name, finished.failure) == ("next", "")
+
+
+def test_a_task_that_takes_too_long_is_ended(engine, training):
+    (worker,) = workers()
+    engine.submit(Task("slow", training(ENDLESS), minutes=0.02))
+    assert finish(engine).failure == "took longer than 0.02 minutes"
+    assert state(worker) == "gone"
+    assert not workers()
+
+
+# ---- exclusive tasks
+
+
+def test_an_exclusive_task_has_the_machine_for_itself(training):
+    with LocalEngine(1) as engine:
+        engine.submit(Task("long", training(ENDLESS)))
+        wait_until(engine, lambda: engine.progress)
+        (trainer,) = workers()
+        engine.submit(Task("timing", TimeWork({"network": SMALL}, SMALL, QUICK, "cpu")))
+        engine.submit(Task("waits", training(2, "b")))
+        seen, steps = set(), set()
+        while (finished := engine.next(0.02)) is None:
+            seen.add(state(trainer))
+            steps.add(engine.progress["long"]["step"])
+        assert finished.task.name == "timing"
+        assert finished.numbers is not None
+        assert seen == {"T"}, "the trainer was to be suspended, all the time"
+        assert len(steps) == 1
+        assert len(workers()) == 2
+        (stood_at,) = steps
+        wait_until(engine, lambda: engine.progress["long"]["step"] > stood_at)
+        assert state(trainer) != "T"
+        # A suspended worker that is killed is noticed, too, and what waited gets its turn.
+        engine.submit(Task("timing again", TimeWork({"network": SMALL}, SMALL, QUICK, "cpu")))
+        os.kill(trainer, signal.SIGKILL)
+        finished = {f.task.name: f for f in (finish(engine), finish(engine), finish(engine))}
+        assert set(finished) == {"timing again", "long", "waits"}
+        assert "SIGKILL" in finished["long"].failure
+        assert finished["timing again"].numbers
+        assert finished["waits"].numbers
+
+
+# ---- a stop
+
+
+def test_a_stop_saves_and_returns_everything_unfinished_within_ten_seconds(training, tmp_path):
+    asked: list[int] = []
+    endless = Protocol(size=(16, 16), warmup_s=1000.0, rounds=5, max_rounds=5)
+    with LocalEngine(1, lambda: bool(asked)) as engine:
+        engine.submit(Task("long", training(ENDLESS)))
+        wait_until(engine, lambda: engine.progress)
+        (trainer,) = workers()
+        engine.submit(Task("waits", training(2, "b")))
+        engine.submit(Task("timing", TimeWork({"network": SMALL}, SMALL, endless, "cpu")))
+        wait_until(engine, lambda: state(trainer) == "T")
+        before = saved_step(tmp_path / "candidate" / "state.pt")
+        started = time.monotonic()
+        asked.append(signal.SIGINT)
+        assert engine.stopping
+        finished = [finish(engine, 10) for _ in range(3)]
+        assert time.monotonic() - started < 10
+        assert {f.task.name for f in finished} == {"long", "waits", "timing"}
+        assert all(f.numbers is None and f.failure == "" for f in finished)
+        assert saved_step(tmp_path / "candidate" / "state.pt") > before > 0
+        engine.submit(Task("late", training(2)))
+        assert finish(engine, 1) == Finished(engine_task := Task("late", training(2))), engine_task
+    assert not workers()
+
+
+DRIVER = """
+import sys
+from paretosr.proxies.latency import Protocol
+from paretosr.proxies.training import Training
+from paretosr.proxies.work import Data, TimeWork, TrainWork
+from paretosr.runs.local_engine import LocalEngine
+from paretosr.search.engine import Task
+from paretosr.spaces import Architecture, Block, Design
+import multiprocessing
+
+if __name__ == "__main__":
+    photos, folder = sys.argv[1:]
+    small = Design(Architecture(width=4, blocks=(Block.of("residual"),)))
+    engine = LocalEngine(1)
+    work = TrainWork(small, Training(10**9, batch=1, patch=8), Data(photos), 0, "cpu", folder)
+    engine.submit(Task("long", work))
+    while not engine.progress:
+        engine.next(0.1)
+    protocol = Protocol(size=(16, 16), warmup_s=1000.0, rounds=5, max_rounds=5)
+    engine.submit(Task("timing", TimeWork({"network": small}, small, protocol, "cpu")))
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    while True:
+        engine.next(1.0)
+"""
+
+
+def test_no_worker_outlives_a_killed_driver_suspended_or_not(photos, tmp_path):
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    command = [sys.executable, str(script), str(photos), str(tmp_path / "candidate")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        pids = [int(pid) for pid in driver.stdout.readline().split()]
+        assert len(pids) == 2
+        assert sorted(state(pid) == "T" for pid in pids) == [False, True]
+        driver.kill()
+    deadline = time.monotonic() + 10  # one of them may still be starting: it looks for its driver once it has
+    while any(state(pid) not in ("gone", "Z") for pid in pids):
+        assert time.monotonic() < deadline, [state(pid) for pid in pids]
+        time.sleep(0.05)
+
+
+# ---- a full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of half a megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)]
+    try:
+        mounted = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no program to mount a small disk with")
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("filled_bytes", [0, 524_288])
+def test_a_full_disk_is_nobodys_failure(engine, training, small_disk, filled_bytes):
+    """Also one that has room for small files: what could not be written whole is taken away, and leaves room again."""
+    wide = Design(Architecture(width=64, blocks=(Block.of("residual"),)))
+    (small_disk / "filler").write_bytes(bytes(filled_bytes))
+    work = training(2)
+    big = TrainWork(wide, work.training, work.data, 0, "cpu", str(small_disk / "candidate"))
+    engine.submit(Task("big", big))
+    with pytest.raises(OSError, match="No space left") as raised:
+        finish(engine)
+    assert raised.value.errno == errno.ENOSPC
+    assert str(raised.value.filename).startswith(str(small_disk))
+    assert not list(small_disk.rglob("*.part"))
+
+
+def test_torch_counts_one_thread_here():
+    assert torch.get_num_threads() == 1, "tests time and train on one thread"
