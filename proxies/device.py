@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
@@ -17,6 +18,7 @@ import torch
 from ..spaces import InputError, unknown
 
 KINDS = ("cpu", "cuda")
+PATIENCE_S = 300  # a timing takes seconds
 
 
 def find_device(name: str) -> torch.device:
@@ -41,13 +43,14 @@ def _present(count: int) -> str:
 def device_lock(device: str) -> Iterator[None]:
     """Waits until no other process of this machine times on the physical device, and keeps others out until the end.
 
+    Raises TimeoutError after PATIENCE_S: a process that was suspended in the middle of a timing would else hold up all.
     The lock (flock) dies with the process. It is a file in the folder for temporary files, so processes that have
     different TMPDIRs do not see each other. Not reentrant: `time_together` takes it itself, so do not hold it then.
     """
     path = Path(tempfile.gettempdir()) / f"paretosr-{_physical_name(find_device(device))}.lock"
     handle = _open_lock(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _wait_for(handle, path)
         try:
             yield
         finally:
@@ -55,6 +58,17 @@ def device_lock(device: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_UN)
     finally:
         os.close(handle)
+
+
+def _wait_for(handle: int, path: Path) -> None:
+    patience = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > patience:
+                raise TimeoutError(f"another process has been timing for {PATIENCE_S} s ({path} is held)") from None
+        time.sleep(0.02)
 
 
 def _open_lock(path: Path) -> int:

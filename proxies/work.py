@@ -168,7 +168,7 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
         "steps": state.step,
         "train_s": state.seconds,
         "seed": work.seed,
-        "training": asdict(work.training),
+        "training": {**asdict(work.training), "milestones": list(work.training.milestones)},  # as JSON gives it back
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),

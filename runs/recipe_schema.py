@@ -20,23 +20,19 @@ class _Generator(GenerateJsonSchema):
 
 
 @cache
-def _schema() -> Node:
+def recipe_schema() -> Node:
+    """The JSON schema of a recipe: keys with descriptions, defaults, bounds, and the names that may stand there."""
     schema = Recipe.model_json_schema(schema_generator=_Generator)
     parts = schema.pop("$defs")
     for part in (schema, *parts.values()):
         part.pop("title", None)
-        for node in part["properties"].values():
-            if part_of(node) is not None:
-                node.pop("default", None)  # its keys have their own
+        for key, node in part["properties"].items():
+            if part_of(node) is not None:  # its keys have defaults of their own, and nobody writes null for a part
+                part["properties"][key] = {"$ref": f"#/$defs/{part_of(node)}"}
             if "description" in node:
                 node["description"] = " ".join(node["description"].split())
         part["description"] = " ".join(part["description"].split())
     return {"$schema": DIALECT, "title": "ParetoSR recipe", **schema, "$defs": parts}
-
-
-def recipe_schema() -> Node:
-    """The JSON schema of a recipe: keys with descriptions, defaults, bounds, and the names that may stand there."""
-    return _schema()
 
 
 def part_of(node: Node) -> str | None:

@@ -33,6 +33,7 @@ from ..spaces import SYSTEMS, Design, InputError
 from .folder import RunFolder
 from .local_engine import LocalEngine
 from .recipe import Recipe
+from .recipe_checks import check_device
 from .recipe_file import read_recipe
 from .status import Watch
 from .summary import front_rows, judged, machine_facts, summary_of, versions
@@ -173,9 +174,8 @@ def plan_of(recipe: Recipe) -> Plan:
     if space is None:
         raise InputError("the recipe has no 'space' to search")
     known = tuple(SYSTEMS[name].architecture for name in recipe.search.seeded_with)
-    for name, architecture in zip(recipe.search.seeded_with, known, strict=True):
-        if architecture not in space:
-            raise InputError(f"search.seeded_with: {name} does not lie in the space ({architecture.summary()})")
+    device = device_of(recipe)
+    check_device(recipe, device)  # with `device: auto` this could not be known before
     return Plan(
         space=space,
         objectives=tuple(recipe.objectives),
@@ -189,7 +189,7 @@ def plan_of(recipe: Recipe) -> Plan:
         data=data_of(recipe),
         reference=(recipe.reference, Design(SYSTEMS[recipe.reference].architecture)),
         protocol=recipe.make_protocol(),
-        device=device_of(recipe),
+        device=device,
         confirm_seeds=recipe.confirm.seeds,
         task_minutes=recipe.search.task_minutes,
     )

@@ -11,7 +11,7 @@ from scipy import stats
 
 from ..proxies.work import TimeWork, TrainWork
 from .candidate import Candidate
-from .engine import Engine, Interrupted, Task, complete
+from .engine import Engine, Finished, Interrupted, Task, complete
 from .first import hypervolume_reference
 from .front import dominates, hypervolume, knee, non_dominated
 from .objectives import OBJECTIVES, Limit, broken, matrix
@@ -54,10 +54,13 @@ def bounds(c: Candidate, objectives: Sequence[str], doubt_db: float) -> tuple[np
 
 def contenders(candidates: Sequence[Candidate], objectives: Sequence[str]) -> list[Candidate]:
     """The front's members, and those whose intervals reach it: nobody's worst dominates their best."""
-    ends = [bounds(c, objectives, PSNR_DOUBT_DB) for c in candidates]
-    return [
-        c for c, (best, _) in zip(candidates, ends, strict=True) if not any(dominates(worst, best) for _, worst in ends)
-    ]
+    if not candidates:
+        return []
+    ends = np.array([bounds(c, objectives, PSNR_DOUBT_DB) for c in candidates])  # [N, 2, D]
+    best, worst = ends[:, 0], ends[:, 1]
+    no_worse, better = worst[None] <= best[:, None], worst[None] < best[:, None]
+    beaten = np.any(np.all(no_worse, axis=2) & np.any(better, axis=2), axis=1)
+    return [c for c, out in zip(candidates, beaten, strict=True) if not out]
 
 
 def confirm(
@@ -89,18 +92,23 @@ def confirm(
         return False
     record.set_attribute("contenders", [c.number for c in chosen])
     for finished in complete(engine, missing, on_change):
-        if finished.failure:
-            done = {**done, finished.task.name: {"failure": finished.failure}}
-        elif finished.numbers is not None:
-            done = {**done, finished.task.name: _kept(dict(finished.numbers))}
-        record.set_attribute("confirmed", done)
+        if finished.failure or finished.numbers is not None:
+            done = {**done, finished.task.name: _kept(finished)}
+            record.set_attribute("confirmed", done)
+            if isinstance(finished.task.work, TrainWork):
+                (Path(finished.task.work.folder) / "state.pt").unlink(missing_ok=True)
     if engine.stopping:
         raise Interrupted
     return True
 
 
-def _kept(numbers: dict[str, Any]) -> dict[str, Any]:
-    """The numbers without raw samples and curves, which would only swell the record."""
+def _kept(finished: Finished) -> dict[str, Any]:
+    """What is recorded of a task: why it failed, or its numbers without samples and curves, which would only swell."""
+    numbers = dict(finished.numbers or {})
+    if finished.failure:
+        return {"failure": finished.failure}
+    if "psnr_db" in numbers and not math.isfinite(numbers["psnr_db"]):
+        return {"failure": f"PSNR is {numbers['psnr_db']}"}
     if "psnr_db" in numbers:
         return {"psnr_db": numbers["psnr_db"], "seed": numbers["seed"]}
     return {

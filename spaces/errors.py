@@ -18,7 +18,7 @@ def unknown(what: str, given: object, known: Iterable[str]) -> str:
     "no block 'imbd'; did you mean 'imdb'? (known: imdb, rfdb)"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(given), names, n=1)
+    near = difflib.get_close_matches(str(given).lower(), names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ";"
     listed = f"known: {', '.join(names)}"
     return f"no {what} '{given}'{hint} ({listed})" if near else f"no {what} '{given}'{hint} {listed}"

@@ -66,9 +66,9 @@ def propose(name, space, seen, key, start=None):
 class TestEverySampler:
     def test_proposes_networks_of_the_space(self, name):
         seen = seen_of(WIDE, 30)
-        for count in (0, 1, 12, 30):
+        for shown in (0, 1, 12, 30):
             for key in range(5):
-                proposal = propose(name, WIDE, seen[:count], key)
+                proposal = propose(name, WIDE, seen[:shown], key)
                 assert proposal.architecture in WIDE
                 assert proposal.architecture == proposal.architecture.canonical()
                 assert proposal.origin
