@@ -95,7 +95,7 @@ def load_exported(folder: str | Path) -> nn.Module:
     path = Path(folder)
     try:
         design = Design.from_json(json.loads((path / "architecture.json").read_text()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: is not an exported network (it has no architecture.json)") from None
     except ValueError as error:
         raise InputError(f"{path / 'architecture.json'}: {error}") from None

@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
+console = Console(markup=False, highlight=False)  # a path or a reason may hold brackets
 
 Out = Annotated[Path | None, typer.Option("--out", help="The folder to write; default out/NAME.")]
 Set = Annotated[

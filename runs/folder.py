@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -96,6 +97,7 @@ class RunFolder:
 
         A run that only goes on further (more candidates, minutes, ...) keeps its name and command.
         """
+        self._sweep()
         if (self.path / "run.json").exists():
             changed = differences(self.recipe(), recipe)
             if changed:
@@ -115,6 +117,13 @@ class RunFolder:
                 "recipe": recipe.model_dump(mode="json"),
             },
         )
+
+    def _sweep(self) -> None:
+        """Takes away what writers left under temporary names when they were killed."""
+        for file in [*self.path.rglob(".*.part"), *self.path.rglob(".*.old")]:
+            pid = file.name.split(".")[-2]
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
     def move_aside(self) -> Path | None:
         """Renames the folder of an earlier run to a name of its own; never deletes. None where there was none."""

@@ -57,7 +57,7 @@ def report(path: Path, console: Console) -> None:
     done = bool(record.attribute("finished"))
     write_report(summary_of(folder, recipe, record, result, finished=done), folder.path / "report.html")
     write_csv(candidate_table(result.candidates, result.front), folder.path / "candidates.csv")
-    console.print(f"report   {folder.path / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"report   {folder.path / 'report.html'}", soft_wrap=True)
 
 
 def export(path: Path, numbers: Sequence[int], front: bool, out: Path | None, console: Console) -> None:
@@ -75,7 +75,7 @@ def export(path: Path, numbers: Sequence[int], front: bool, out: Path | None, co
         if out is not None and len(wanted) == 1:
             target = out.resolve()
         difference = export_candidate(folder, recipe, record, candidate, target)
-        console.print(f"exported {target} (ONNX within {difference:.1e} of torch)", highlight=False, soft_wrap=True)
+        console.print(f"exported {target} (ONNX within {difference:.1e} of torch)", soft_wrap=True)
 
 
 def status(path: Path, as_json: bool, console: Console) -> None:
@@ -95,10 +95,10 @@ def status(path: Path, as_json: bool, console: Console) -> None:
     driven = f", driven by {driver}" if driver else ""
     if not driver and said["stage"] not in ("finished", "stopped"):
         driven = ", its driver is gone; the same command goes on"
-    console.print(f"{path}: {said['stage']} ({said['time']}{driven})", highlight=False, soft_wrap=True)
-    console.print(f"{counts or 'no candidates yet'}; {said['asked']} asked; {said['seconds']:.0f} s", highlight=False)
+    console.print(f"{path}: {said['stage']} ({said['time']}{driven})", soft_wrap=True)
+    console.print(f"{counts or 'no candidates yet'}; {said['asked']} asked; {said['seconds']:.0f} s")
     for name, progress in said["running"].items():
-        console.print(f"  {name}: step {progress['step']} of {progress['steps']}", highlight=False)
+        console.print(f"  {name}: step {progress['step']} of {progress['steps']}")
     if said["front"]:
         table = Table(title="front so far")
         for heading in ("candidate", *said["objectives"], "network"):
@@ -113,27 +113,27 @@ def doctor(console: Console) -> int:
     """Prints what there is and what is missing; gives the exit code."""
     problems = []
     for name, found in versions().items():
-        console.print(f"{name:<14} {found}", highlight=False)
+        console.print(f"{name:<14} {found}")
     cores = len(os.sched_getaffinity(0))
-    console.print(f"{'cpu':<14} {cores} cores, {torch.backends.cpu.get_cpu_capability()}", highlight=False)
+    console.print(f"{'cpu':<14} {cores} cores, {torch.backends.cpu.get_cpu_capability()}")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             name = torch.cuda.get_device_properties(index).name
             free, total = torch.cuda.mem_get_info(index)
-            console.print(f"cuda:{index:<9} {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free", highlight=False)
+            console.print(f"cuda:{index:<9} {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
     else:
-        console.print(f"{'cuda':<14} none; searches run on the CPU", highlight=False)
+        console.print(f"{'cuda':<14} none; searches run on the CPU")
     free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
-    console.print(f"{'disk':<14} {free_gb:.1f} GB free here", highlight=False)
+    console.print(f"{'disk':<14} {free_gb:.1f} GB free here")
     if free_gb < ROOM_GB:
         problems.append(f"less than {ROOM_GB:g} GB of disk are free here")
     try:
         images = load_images("embedded", "train")
         words = f"{len(images)} embedded photos for training, hash {images.hash[:12]}"
-        console.print(f"{'photos':<14} {words}", highlight=False)
+        console.print(f"{'photos':<14} {words}")
     except (InputError, OSError) as error:
         problems.append(f"the embedded photos: {error}")
     for problem in problems:
-        console.print(f"[red]missing[/]        {problem}", highlight=False)
-    console.print("all is well" if not problems else "see above", highlight=False)
+        console.print(f"{'missing':<14} {problem}", style="red")
+    console.print("all is well" if not problems else "see above")
     return 1 if problems else 0

@@ -235,13 +235,13 @@ class LocalEngine:
     def _take(self, worker: Worker, kind: str, content: Any) -> None:
         if worker.task is None:
             return
-        if kind == "disk full":
-            raise OSError(errno.ENOSPC, "No space left on device", content)
         if kind == "progress":
             self.progress = {**self.progress, worker.task.name: content}
             return
         task, worker.task = worker.task, None
         self._forget(task)
+        if kind == "disk full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), content)
         self._ready.append(Finished(task, content) if kind == "done" else Finished(task, failure=content))
         if task.work.exclusive:
             self._resume()

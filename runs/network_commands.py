@@ -75,7 +75,7 @@ def measure(
     console.print(table)
     if timings:
         facts = device_facts(place)
-        console.print(f"{protocol.label()}; {facts.get('gpu') or facts.get('cpu', '')}", highlight=False)
+        console.print(f"{protocol.label()}; {facts.get('gpu') or facts.get('cpu', '')}")
 
 
 def network_to_use(model: Path | None, system: str | None, weights: Path | None) -> nn.Module:
@@ -97,7 +97,7 @@ def evaluate_network(
     role = "validation" if data == "embedded" else "all"
     images = load_images(data, role, border=border)  # type: ignore[arg-type]  load_images names the wrong one
     for note in images.notes:
-        console.print(note, highlight=False)
+        console.print(note)
     result, bicubic = evaluate(network.to(place), images, device=place), bicubic_baseline(images)
     table = Table()
     for heading in ("image", "PSNR (dB)", "bicubic (dB)"):
@@ -106,7 +106,7 @@ def evaluate_network(
         table.add_row(name, f"{value:.3f}", f"{bicubic.per_image_db[name]:.3f}")
     table.add_row("mean", f"{result.psnr_db:.3f}", f"{bicubic.psnr_db:.3f}", style="bold")
     console.print(table)
-    console.print("RGB, rounded to 8 bits, 4 pixels cut on each side", highlight=False)
+    console.print("RGB, rounded to 8 bits, 4 pixels cut on each side")
 
 
 def upscale(model: Path, images: Sequence[Path], out: Path, device: str, console: Console) -> None:
@@ -130,4 +130,4 @@ def upscale(model: Path, images: Sequence[Path], out: Path, device: str, console
         eight_bits = (sr.clamp(0, 1) * 255).round().to(torch.uint8).cpu().permute(1, 2, 0).numpy()
         with whole(target) as temporary:
             Image.fromarray(np.ascontiguousarray(eight_bits)).save(temporary, format="PNG")
-        console.print(f"{path} -> {target} ({sr.shape[2]}x{sr.shape[1]})", highlight=False, soft_wrap=True)
+        console.print(f"{path} -> {target} ({sr.shape[2]}x{sr.shape[1]})", soft_wrap=True)

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from ..proxies.writing import write_json
 from ..search.candidate import Candidate
@@ -56,7 +56,7 @@ class Watch:
         """Called after each event, and now and then between: shows what is new."""
         news = [c for c in self.record.candidates if c.state != "running" and c.number not in self.shown]
         for candidate in news:
-            self.console.print(line(candidate), highlight=False, no_wrap=True, overflow="ellipsis")
+            self.console.print(line(candidate), no_wrap=True, overflow="ellipsis")
         self.shown.update(c.number for c in news)
         if self.stage == "searching":
             trained = sum(c.state == "complete" and c.kind == "search" for c in self.record.candidates)
@@ -94,14 +94,14 @@ class Watch:
         }
 
 
-def line(c: Candidate) -> str:
-    """One candidate in one line of the terminal, in rich's markup."""
+def line(c: Candidate) -> Text:
+    """One candidate in one line of the terminal."""
     said = {
         "psnr_db": "{:.2f} dB",
         "latency_ratio": "{:.3f}x",
         "activations_m": "{:.1f} M act.",
     }
     numbers = "  ".join(text.format(c.numbers[name]) for name, text in said.items() if name in c.numbers)
+    ending = "" if c.state == "complete" else f"{c.state}: {c.reason}  "
     colour = "yellow" if c.state == "pruned" else "red"
-    ending = "" if c.state == "complete" else f"[{colour}]{c.state}: {escape(c.reason)}[/]  "
-    return f"{c.number:>4}  {ending}{numbers}  [dim]{escape(c.design.summary())}[/]"
+    return Text.assemble(f"{c.number:>4}  ", (ending, colour), f"{numbers}  ", (c.design.summary(), "dim"))

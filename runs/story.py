@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -61,13 +62,13 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
     folder = RunFolder(out or Path("out") / Path(name).stem)
     aside = folder.move_aside() if fresh else None
     if aside:
-        console.print(f"The earlier run now lies in {aside}", highlight=False)
+        console.print(f"The earlier run now lies in {aside}")
     with folder.lock():
         folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
         record = Record(folder.url, recipe.objectives, plan.space)
         refuse_other_images(folder, plan, record)
         if record.attribute("finished"):
-            console.print(f"{folder.path} holds a finished run; nothing in it is done twice.", highlight=False)
+            console.print(f"{folder.path} holds a finished run; nothing in it is done twice.")
         ended = None
         with (
             signals() as asked,
@@ -88,7 +89,7 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
 def say_notes(data: Data, console: Console) -> None:
     """Loads the images: what is wrong with them is said now, not by a worker, and what was converted is said once."""
     for note in dict.fromkeys((*data.train().notes, *data.evaluation().notes)):
-        console.print(note, highlight=False)
+        console.print(note)
 
 
 def refuse_other_images(folder: RunFolder, plan: Plan, record: Record) -> None:
@@ -139,22 +140,23 @@ def conclude(folder: RunFolder, recipe: Recipe, record: Record, console: Console
     print_front(result, recipe, console)
     winner = next((c for c in result.candidates if c.number == result.winner), None)
     if winner is None:
-        console.print(f"No winner: {result.note}", highlight=False)
+        console.print(f"No winner: {result.note}")
     elif "psnr_db" in winner.numbers:
         export_candidate(folder, recipe, record, winner, folder.path / "winner")
-        console.print(f"winner   {folder.path / 'winner'}{os.sep}", highlight=False, soft_wrap=True)
-    console.print(f"table    {folder.path / 'candidates.csv'}", highlight=False, soft_wrap=True)
-    console.print(f"report   {folder.path / 'report.html'}", highlight=False, soft_wrap=True)
+        console.print(f"winner   {folder.path / 'winner'}{os.sep}", soft_wrap=True)
+    console.print(f"table    {folder.path / 'candidates.csv'}", soft_wrap=True)
+    console.print(f"report   {folder.path / 'report.html'}", soft_wrap=True)
 
 
 def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
     """The front as a table, the winner marked."""
     rows = front_rows(result, recipe.objectives)
-    table = Table(title=f"{len(rows)} on the front of {sum(c.state == 'complete' for c in result.candidates)} networks")
+    trained = sum(c.state == "complete" and c.kind == "search" for c in result.candidates)
+    table = Table(title=f"{len(rows)} on the front of {trained} networks", box=SIMPLE_HEAD)
     table.add_column("candidate", justify="right")
     for name in recipe.objectives:
         table.add_column(OBJECTIVES[name].label, justify="right")
-    table.add_column("network", overflow="fold")
+    table.add_column("network (whole in the report)", no_wrap=True, overflow="ellipsis")
     for row in rows:
         values = [f"{row[name]:.{OBJECTIVES[name].digits}f}" for name in recipe.objectives]
         mark = ("*" if row["winner"] else "") + ("~" if row["tied_with"] else "")
@@ -162,7 +164,7 @@ def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
     console.print(table)
     tied = any(row["tied_with"] for row in rows)
     words = "; ~ cannot be told apart from another member within the intervals" if tied else ""
-    console.print(f"* the winner ({recipe.make_winner()}){words}", highlight=False)
+    console.print(f"* the winner ({recipe.make_winner()}){words}")
 
 
 # ---- from the recipe to the search's terms

@@ -197,7 +197,6 @@ def say(candidate: Candidate, target: Path, record: Record, console: Console) ->
     console.print(
         f"candidate {candidate.number}: {psnr_db:.3f} dB, {psnr_db - bicubic_db:+.2f} dB against bicubic; "
         f"{candidate.details['steps']} steps; {candidate.design.summary()}",
-        highlight=False,
         soft_wrap=True,
     )
-    console.print(f"exported {target}", highlight=False, soft_wrap=True)
+    console.print(f"exported {target}", soft_wrap=True)

@@ -13,6 +13,7 @@ from .engine import Engine, Finished, Interrupted, Task, complete
 from .plan import Plan, timing_numbers
 
 FITTED_SHARE = 0.62  # of `search.minutes` that the trainings may fill; timings, evaluations and redraws take the rest
+CONTENDERS_SHARE = 0.5  # of the candidates, about so many are trained again at the end
 FEWEST_STEPS = 20
 
 
@@ -62,7 +63,7 @@ def fitted_steps(plan: Plan, engine: Engine) -> int:
     step_s = sum(speed["step_s"] for speed in speeds) / len(speeds)
     evaluation_s = sum(speed["evaluation_s"] for speed in speeds) / len(speeds)
     rounds = math.ceil(plan.budget.candidates / engine.slots)
-    confirming = 1 + 0.35 * plan.confirm_seeds  # a third of the candidates, about, are trained again at the end
+    confirming = 1 + CONTENDERS_SHARE * plan.confirm_seeds
     a_candidate_s = FITTED_SHARE * 60 * minutes / (rounds * confirming) - evaluation_s
     return max(FEWEST_STEPS, min(plan.training.steps, int(a_candidate_s / step_s)))
 

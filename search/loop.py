@@ -118,7 +118,10 @@ class Search:
     def resume(self) -> None:
         """Sends on what was running when the last driver died; what it died of twice is failed."""
         for candidate in self.record.candidates:
-            if candidate.state != "running" or candidate.kind != "search":
+            if candidate.kind != "search":
+                continue
+            if candidate.state != "running":
+                self.clear(candidate)  # the last driver may have died just before
                 continue
             place = died_at(self.folder_of(candidate.number))
             if place is not None:
@@ -242,11 +245,15 @@ class Search:
         )
 
     def finish(self, candidate: Candidate, state: str, reason: str = "") -> None:
-        """Writes the end of a candidate; only then its training state is of no more use."""
+        """Writes the end of a candidate."""
         self.record.update(replace(candidate, state=state, reason=reason or candidate.reason))
-        (self.folder_of(candidate.number) / "state.pt").unlink(missing_ok=True)
+        self.clear(candidate)
         if state == "failed":
             self.check_failures()
+
+    def clear(self, candidate: Candidate) -> None:
+        """Removes the state of a training; not before its end is recorded, or a death between would train it twice."""
+        (self.folder_of(candidate.number) / "state.pt").unlink(missing_ok=True)
 
     # ---- when to give up
 

@@ -53,7 +53,9 @@ def test_limits_are_read(text, relation, bound):
     assert Limit.parse("activations_m", text) == Limit("activations_m", relation, bound)
 
 
-@pytest.mark.parametrize("text", ["150", "< 150", "== 3", "<= ", "<= many", "<= 1 2", "<= 1-2", "<= 1e999", "", 150, None])
+@pytest.mark.parametrize(
+    "text", ["150", "< 150", "== 3", "<= ", "<= many", "<= 1 2", "<= 1-2", "<= 1e999", "", 150, None]
+)
 def test_what_is_no_limit_is_refused_with_an_example(text):
     with pytest.raises(InputError, match=r"activations_m is written like '<= 150'") as caught:
         Limit.parse("activations_m", text)
@@ -62,7 +64,7 @@ def test_what_is_no_limit_is_refused_with_an_example(text):
 
 
 def test_an_unknown_number_is_named_with_the_nearest_known_one():
-    with pytest.raises(InputError, match="'latency_rato'.*did you mean 'latency_ratio'"):
+    with pytest.raises(InputError, match=r"'latency_rato'.*did you mean 'latency_ratio'"):
         Limit.parse("latency_rato", "<= 0.5")
 
 

@@ -110,13 +110,12 @@ def test_the_same_work_gives_the_same_numbers(work, tmp_path):
     assert run(replace(work, seed=4, folder=str(tmp_path / "seed")))["psnr_db"] != one["psnr_db"]
 
 
-@pytest.mark.parametrize("stops", [(1,), (3,), (1, 2, 1), (5,)])
+@pytest.mark.parametrize("stops", [(1,), (3,), (1, 2, 1)])
 def test_a_stopped_training_goes_on_to_the_same_end(work, tmp_path, stops):
     for stop in stops:
-        if stop < work.training.steps:
-            assert run(work, stop=stop_after(stop)) is None
-            assert not (Path(work.folder) / "model.safetensors").exists()
-    assert saved_step(Path(work.folder) / "state.pt") == sum(stops) % 5
+        assert run(work, stop=stop_after(stop)) is None
+        assert not (Path(work.folder) / "model.safetensors").exists()
+    assert saved_step(Path(work.folder) / "state.pt") == sum(stops)
     result, undisturbed = run(work), run(replace(work, folder=str(tmp_path / "undisturbed")))
     for name in ("psnr_db", "psnr_per_image_db", "curve", "steps"):
         assert result[name] == undisturbed[name]

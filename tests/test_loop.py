@@ -1,0 +1,399 @@
+"""The search with real, tiny trainings: resumed equals undisturbed, deaths, and what is recorded of each candidate."""
+
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paretosr.proxies import latency as latency_room
+from paretosr.proxies import work as work_room
+from paretosr.proxies.complexity import complexity
+from paretosr.proxies.latency import Protocol
+from paretosr.proxies.training import Training
+from paretosr.proxies.work import Data, perform
+from paretosr.search import loop as loop_room
+from paretosr.search.engine import Finished, Interrupted, Task
+from paretosr.search.first import first_record
+from paretosr.search.loop import Exhausted, Search
+from paretosr.search.objectives import Limit
+from paretosr.search.plan import Budget, Plan
+from paretosr.search.samplers import Start
+from paretosr.search.study import Record
+from paretosr.search.verdict import WinnerRule, confirm, verdict
+from paretosr.spaces import Architecture, Block, BlockChoices, Design, Space
+
+EXACT = ("psnr_db", "activations_m")
+SPACE = Space((BlockChoices("residual"), BlockChoices("inverted_residual")), (8,), (1, 2), image_skips=("bilinear",))
+
+
+class Killed(BaseException):
+    """The driver dies here, and whatever it was doing."""
+
+
+class Here:
+    """An engine that performs a task, really, when the next finished one is asked for.
+
+    `event` is told of each beginning, step and end; it may raise Killed, or set `stopping`.
+    """
+
+    def __init__(self, event: Callable[[str], None] = lambda event: None, slots: int = 1) -> None:
+        self.event, self.slots, self.stopping = event, slots, False
+        self.progress: Mapping[str, Mapping[str, Any]] = {}
+        self.queue: deque[Task] = deque()
+        self.done: list[str] = []
+
+    def submit(self, task: Task) -> None:
+        self.queue.append(task)
+
+    def next(self, timeout_s: float) -> Finished | None:
+        if not self.queue:
+            return None
+        task = self.queue.popleft()
+        if self.stopping:
+            return Finished(task)
+        try:
+            self.event(f"begin {task.name}")
+            numbers = perform(task.work, lambda said: None, self.stop)
+            self.event("end")
+        except Exception as error:  # noqa: BLE001  as the real engines do
+            return Finished(task, failure=str(error).splitlines()[0])
+        self.done.append(task.name)
+        return Finished(task, numbers)
+
+    def stop(self) -> bool:
+        self.event("step")
+        return self.stopping
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
+    """Three photos of soft coloured waves, of which one is held out."""
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        rows, columns = np.mgrid[:96, :112]
+        waves = random.uniform(0.05, 1.2, (3, 6, 3))
+        planes = [sum(np.sin(rows * a + columns * b + c) for a, b, c in plane) for plane in waves]
+        pixels = (np.stack(planes, axis=-1) * 20 + 128).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARETOSR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Data(str(folder), patch=8)
+
+
+@pytest.fixture(scope="module")
+def plan(data: Data) -> Plan:
+    return Plan(
+        space=SPACE,
+        objectives=EXACT,
+        limits=(),
+        sampler="evolution",
+        start=Start(3),
+        seed=1,
+        budget=Budget(6),
+        training=Training(steps=4, batch=2, patch=8, learning_rate=2e-3),
+        fit=False,
+        data=data,
+        reference=("small", Design(Architecture(16, (Block("residual"),) * 2))),
+        protocol=Protocol(size=(8, 8), warmup_s=0.005, rounds=5, max_rounds=5),
+        device="cpu",
+        confirm_seeds=0,
+        task_minutes=None,
+    )
+
+
+class Run:
+    """A run in a folder: `live` is one life of its driver."""
+
+    def __init__(self, plan: Plan, folder: Path, empty: Path | None = None) -> None:
+        self.plan, self.folder = plan, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.url = f"sqlite:///{shutil.copy(empty, folder)}" if empty else "sqlite://"
+        self.kept = None if empty else Record(self.url, plan.objectives, plan.space)
+
+    @contextmanager
+    def record(self) -> Iterator[Record]:
+        """The record, opened anew where it is a file."""
+        record = self.kept or Record(self.url, self.plan.objectives, self.plan.space)
+        yield record
+        if record is not self.kept:
+            record.close()
+
+    def live(self, engine: Here) -> bool:
+        """Drives until the end (True), or until it is killed; what each write does is an event, too."""
+        with self.record() as record:
+            try:
+                if self.kept is None:
+                    watch(record, engine.event)
+                self.search(engine, record)
+                confirm(self.plan, record, engine, self.at, lambda: None)
+                return True
+            except Killed:
+                return False
+
+    def search(self, engine: Here, record: Record | None = None) -> Record:
+        record = record or self.kept
+        assert record is not None
+        if record.attribute("first") is None:
+            record.set_attribute("first", first_record(self.plan, engine))
+        Search(self.plan, record, engine, self.at).run()
+        return record
+
+    def at(self, number: int) -> Path:
+        return self.folder / f"{number:05d}"
+
+    def outcome(self) -> Any:
+        """All that must be equal in a run that was stopped and one that was not."""
+        with self.record() as record:
+            result = verdict(record, self.plan.objectives, self.plan.limits, WinnerRule())
+            candidates = [
+                replace(c, details={name: value for name, value in c.details.items() if name != "train_s"})
+                for c in result.candidates
+            ]
+            memories = [record.memory(c.number) for c in candidates]
+            return candidates, memories, result.front, result.winner, record.attribute("confirmed")
+
+
+def watch(record: Record, event: Callable[[str], None]) -> None:
+    """Makes an event of what happens before and after each write, and between the two halves of an end."""
+    for holder, name in ((record, "add"), (record, "update"), (record, "set_attribute"), (record._study, "tell")):
+        setattr(holder, name, watched(getattr(holder, name), name, event))
+
+
+def watched(write: Callable[..., Any], name: str, event: Callable[[str], None]) -> Callable[..., Any]:
+    def around(*args: Any, **more: Any) -> Any:
+        event(f"before {name}")
+        result = write(*args, **more)
+        event(f"after {name}")
+        return result
+
+    return around
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A record without candidates; making its tables anew for each test would take most of the time."""
+    file = tmp_path_factory.mktemp("record") / "study.db"
+    Record(f"sqlite:///{file}", EXACT, SPACE).close()
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, int]:
+    """What comes of the run that is disturbed below, and the training steps it takes."""
+    steps: list[str] = []
+
+    def note(event: str) -> None:
+        steps.extend([event] if event == "step" else [])
+
+    run = Run(replace(plan, confirm_seeds=1), tmp_path_factory.mktemp("undisturbed"))
+    assert run.live(Here(note))
+    return run.outcome(), len(steps)
+
+
+def raising(error: BaseException, at: str) -> Callable[[str], None]:
+    """An event that raises whenever it is this one."""
+
+    def event(name: str) -> None:
+        if name == at:
+            raise error
+
+    return event
+
+
+def stopped(run: Run, after_steps: int) -> bool:
+    """One life of a run that is asked to stop after so many steps; False where it came to its end before."""
+    engine, steps = Here(), []
+
+    def ask(event: str) -> None:
+        steps.extend([event] if event == "step" else [])
+        engine.stopping = len(steps) >= after_steps
+
+    engine.event = ask
+    try:
+        run.live(engine)
+    except Interrupted:
+        return True
+    return False
+
+
+@pytest.fixture
+def saved_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves do not wait for their time, so that a death loses no step and the tests no determinism."""
+    monkeypatch.setattr(work_room, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(work_room, "SAVE_SHARE", float("inf"))
+
+
+def dying_after(events: int, log: list[str]) -> Callable[[str], None]:
+    """An event that kills when it comes for the `events`-th time."""
+    left = [events]
+
+    def event(name: str) -> None:
+        log.append(name)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    return event
+
+
+# ---- resumed equals undisturbed
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_killed_again_and_again_equals_one_that_was_not(
+    plan, tmp_path, empty, undisturbed, saved_each_step, seed
+):
+    run = Run(replace(plan, confirm_seeds=1), tmp_path / "run", empty)
+    random, log, lives = Random(seed), [], 1
+    while not run.live(Here(dying_after(random.randint(4, 20), log))):
+        lives += 1
+    expected, steps = undisturbed
+    assert lives > 8
+    assert run.outcome() == expected
+    assert log.count("step") == steps  # no step was done twice
+    assert not list(run.folder.glob("*/state.pt"))
+    assert not list(run.folder.glob("*/running"))
+
+
+def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_end(plan, tmp_path, empty, undisturbed, saved_each_step):
+    run = Run(replace(plan, confirm_seeds=1), tmp_path / "run", empty)
+    stops = 0
+    while stopped(run, after_steps=2):
+        stops += 1
+        assert not list(run.folder.glob("*/deaths.json"))  # a stop is no death
+        assert stops < 40
+    assert stops > 5
+    assert run.outcome() == undisturbed[0]
+
+
+def test_a_finished_run_does_nothing_more(plan, tmp_path):
+    run = Run(replace(plan, budget=Budget(2), confirm_seeds=1), tmp_path)
+    assert run.live(Here())
+    before, engine = run.outcome(), Here()
+    assert run.live(engine)
+    assert engine.done == []
+    assert run.outcome() == before
+    assert run.kept is not None
+    assert not confirm(run.plan, run.kept, engine, run.at, lambda: None)
+
+
+def test_a_longer_budget_goes_on_where_the_run_ended(plan, tmp_path, undisturbed):
+    run = Run(replace(plan, budget=Budget(3)), tmp_path)
+    run.live(Here())
+    run.plan = replace(run.plan, budget=Budget(6))
+    run.live(Here())
+    assert [c.design for c in run.outcome()[0]] == [c.design for c in undisturbed[0][0]]
+
+
+def test_a_death_between_the_numbers_and_the_end_does_not_judge_anew(plan, tmp_path, empty):
+    """A limit on PSNR keeps a candidate off the front; it is no reason to call it untrained."""
+    run = Run(replace(plan, budget=Budget(1), limits=(Limit("psnr_db", ">=", 90),)), tmp_path / "run", empty)
+    assert not run.live(Here(raising(Killed(), "before tell")))
+    engine = Here()
+    run.live(engine)
+    assert engine.done == []
+    candidates, _, front, winner, _ = run.outcome()
+    assert [c.state for c in candidates] == ["complete"]
+    assert (front, winner) == ((), None)
+
+
+# ---- deaths at one place
+
+
+def test_a_candidate_that_the_driver_dies_of_twice_is_failed(plan, tmp_path, empty, monkeypatch):
+    run = Run(replace(plan, budget=Budget(3)), tmp_path / "run", empty)
+    train, deaths = work_room.train, []
+
+    def deadly(state: Any, *args: Any) -> Any:
+        if len(deaths) < 2:
+            deaths.append(1)
+            raise Killed
+        return train(state, *args)
+
+    monkeypatch.setattr(work_room, "train", deadly)
+    assert [run.live(Here()) for _ in range(3)] == [False, False, True]
+    candidates = run.outcome()[0]
+    assert [c.state for c in candidates] == ["failed", "complete", "complete", "complete"]
+    assert candidates[0].reason == "was running at two deaths of the driver, both at training, step 0"
+
+
+def test_a_candidate_that_gets_on_between_two_deaths_is_not(plan, tmp_path, empty, saved_each_step):
+    run = Run(replace(plan, budget=Budget(1)), tmp_path / "run", empty)
+    assert [run.live(Here(raising(Killed(), "step"))) for _ in range(3)] == [False] * 3
+    assert run.live(Here())
+    assert [c.state for c in run.outcome()[0]] == ["complete"]
+
+
+# ---- what is recorded
+
+
+def test_each_candidate_is_a_network_of_its_own_with_its_numbers(undisturbed, plan):
+    candidates = undisturbed[0][0]
+    assert len(candidates) == 6
+    assert len({c.design.hash for c in candidates}) == 6
+    assert set().union(*(c.types for c in candidates)) == {"residual", "inverted_residual"}
+    for c in candidates:
+        assert c.state == "complete"
+        assert c.design.architecture in plan.space
+        assert complexity(c.design).numbers().items() <= c.numbers.items()
+        assert c.details["steps"] == 4
+    assert len({c.details["seed"] for c in candidates}) == 6
+    assert any(c.confirmed and "psnr_db" in c.intervals for c in candidates)
+
+
+def test_latency_is_measured_before_training_and_not_again(plan, tmp_path, empty, monkeypatch):
+    monkeypatch.setattr(latency_room, "SAMPLE_MS", 1.0)
+    file = tmp_path / "timed.db"
+    Record(f"sqlite:///{file}", ("psnr_db", "latency_ratio"), SPACE).close()
+    run = Run(replace(plan, objectives=("psnr_db", "latency_ratio"), budget=Budget(1)), tmp_path / "run", file)
+    assert not run.live(Here(raising(Killed(), "begin 0/TrainWork")))
+    engine = Here()
+    assert run.live(engine)
+    assert engine.done == ["0/TrainWork", "confirm/timing/0"]
+    (candidate,) = run.outcome()[0]
+    assert candidate.state == "complete"
+    assert set(candidate.intervals) == {"latency_ratio", "latency_ms"}
+    assert {"timing.json", "training.json", "model.safetensors"} <= {f.name for f in run.at(0).iterdir()}
+
+
+def test_a_limit_on_latency_prunes_before_training(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(latency_room, "SAMPLE_MS", 1.0)
+    monkeypatch.setattr(loop_room, "HOPELESS", 3)
+    run = Run(replace(plan, limits=(Limit("latency_ratio", "<=", 1e-6),)), tmp_path)
+    engine = Here()
+    with pytest.raises(Exhausted, match=r"tightest is 'latency_ratio <= 1e-06' \(3 of them broke it"):
+        run.live(engine)
+    assert all("TimeWork" in name or name == "first/reference" for name in engine.done)
+    for c in run.outcome()[0]:
+        assert (c.state, c.reason) == ("pruned", "broke latency_ratio <= 1e-06")
+        assert "psnr_db" not in c.numbers
+        assert not (run.at(c.number) / "model.safetensors").exists()
+        assert (run.at(c.number) / "timing.json").exists()
+
+
+def test_a_task_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(plan, tmp_path):
+    fail = raising(RuntimeError("out of memory\nand more lines"), "begin 1/TrainWork")
+    run = Run(replace(plan, budget=Budget(2)), tmp_path)
+    run.search(Here(fail))
+    candidates = run.outcome()[0]
+    assert [c.state for c in candidates] == ["complete", "failed", "complete"]
+    assert candidates[1].reason == "out of memory"
+
+
+def test_a_failed_confirmation_is_recorded_and_not_tried_again(plan, tmp_path):
+    fail = raising(RuntimeError("the worker died"), "begin confirm/training/0/1")
+    run = Run(replace(plan, budget=Budget(1), confirm_seeds=1), tmp_path)
+    assert run.kept is not None
+    run.search(Here(fail))
+    assert confirm(run.plan, run.kept, Here(fail), run.at, lambda: None)
+    assert run.kept.attribute("confirmed") == {"confirm/training/0/1": {"failure": "the worker died"}}
+    assert not confirm(run.plan, run.kept, Here(), run.at, lambda: None)
