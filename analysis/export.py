@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
-from ..proxies.writing import write_json, write_text
+from ..proxies.writing import write_bytes, write_json, write_text
 from ..search.candidate import Candidate
 from ..spaces import Design, InputError, build
 from .wording import interval_text, label, number_text
@@ -54,11 +55,11 @@ def export(
         metadata = {
             "design": json.dumps(candidate.design.to_json()),
             "numbers": json.dumps(dict(candidate.numbers)),
+            "psnr_by_seed_db": json.dumps(by_seed(candidate)),  # the first is of these very weights
             "format": "pt",
         }
-        save_file(
-            {k: v.contiguous() for k, v in network.state_dict().items()}, temporary / "model.safetensors", metadata
-        )
+        weights_now = {name: value.contiguous() for name, value in network.state_dict().items()}
+        write_bytes(temporary / "model.safetensors", to_bytes(weights_now, metadata))
         difference = export_onnx(network, temporary / "model.onnx")
         write_text(temporary / "train.yaml", train_yaml)
         write_text(temporary / "card.md", card(candidate, facts, difference, note))
@@ -67,6 +68,22 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return difference
+
+
+def by_seed(candidate: Candidate) -> list[float]:
+    """PSNR of each of its trainings, that of the weights which are kept first."""
+    return list(candidate.details.get("psnr_by_seed_db") or [candidate.numbers["psnr_db"]])
+
+
+def is_exported(candidate: Candidate, folder: Path) -> bool:
+    """Whether the folder already holds this candidate with these numbers, whole."""
+    try:
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            said = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return False
+    same = json.loads(said.get("numbers", "{}")) == dict(candidate.numbers)
+    return same and said.get("design") == json.dumps(candidate.design.to_json()) and (folder / "card.md").exists()
 
 
 def replace_folder(new: Path, folder: Path) -> None:
@@ -155,10 +172,12 @@ def onnx_difference(network: nn.Module, path: Path) -> float:
 
 def card(candidate: Candidate, facts: Mapping[str, str], difference: float, note: str) -> str:
     """The card as Markdown: the network in one line, its numbers, how it was made, how to use it."""
-    rows = [
-        f"| {label(name)} | {number_text(name, value)} | {interval_text(name, candidate.intervals.get(name))} |"
-        for name, value in candidate.numbers.items()
-    ]
+    seeds = len(by_seed(candidate))
+    means = {"psnr_db": f", mean of {seeds} trainings"} if seeds > 1 else {}
+    rows = []
+    for name, value in candidate.numbers.items():
+        interval = interval_text(name, candidate.intervals.get(name))
+        rows.append(f"| {label(name)}{means.get(name, '')} | {number_text(name, value)} | {interval} |")
     made = [f"- {name}: {value}" for name, value in facts.items()]
     parts = [
         f"# Candidate {candidate.number}: a x4 super-resolution network",

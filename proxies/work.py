@@ -20,7 +20,7 @@ from .image_sources import Role
 from .images import ImageSet, load_images
 from .latency import Protocol, peak_memory_mb, time_together
 from .patches import Patches
-from .psnr import evaluate
+from .psnr import bicubic_baseline, evaluate
 from .training import State, Training, begin, finished_network, load, save, train
 from .writing import write_bytes
 
@@ -93,7 +93,15 @@ class SpeedWork:
     exclusive: bool = False
 
 
-Work = TimeWork | TrainWork | SpeedWork
+@dataclass(frozen=True)
+class BaselineWork:
+    """Measures MATLAB bicubic's PSNR on the evaluation images."""
+
+    data: Data
+    exclusive: bool = False
+
+
+Work = TimeWork | TrainWork | SpeedWork | BaselineWork
 
 
 def perform(work: Work, report: Report, stop: Stop) -> dict[str, Any] | None:
@@ -102,6 +110,8 @@ def perform(work: Work, report: Report, stop: Stop) -> dict[str, Any] | None:
         return measure_times(work)
     if isinstance(work, SpeedWork):
         return measure_speed(work)
+    if isinstance(work, BaselineWork):
+        return {"psnr_db": bicubic_baseline(work.data.evaluation()).psnr_db}
     return measure_training(work, report, stop)
 
 

@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ..analysis.export import ExportFailed
 from ..proxies.writing import is_full_disk
+from ..search.engine import RunFailed
 from ..search.loop import Exhausted
 from ..spaces import InputError
 from . import inspection, network_commands, story, training_story
@@ -151,6 +153,8 @@ def main() -> None:
         code = _say(str(error), 2)
     except Exhausted as error:
         code = _say(str(error), error.exit_code)
+    except (RunFailed, ExportFailed) as error:
+        code = _say(str(error), 1)
     except story.Stopped as stop:
         code = _say("stopped; the same command goes on from here", stop.exit_code)
     except Exception as error:

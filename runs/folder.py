@@ -36,7 +36,9 @@ class RunFolder:
 
     @property
     def url(self) -> str:
-        """The study's database, as SQLAlchemy wants it."""
+        """The study's database, as SQLAlchemy wants it; InputError for a path that a URL cannot hold."""
+        if "?" in str(self.path.resolve()):
+            raise InputError(f"{self.path}: the path of a run must not hold a '?'")
         return f"sqlite:///{self.path.resolve() / 'study.db'}"
 
     def candidate(self, number: int) -> Path:

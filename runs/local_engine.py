@@ -40,9 +40,9 @@ def serve(connection: Connection, stop: Any, driver: int) -> None:
     while True:
         try:
             task: Task = connection.recv()
-        except EOFError:
+            connection.send(_outcome(task, connection, stop))
+        except (EOFError, OSError):  # the driver is gone, and so will be this process in a moment
             return
-        connection.send(_outcome(task, connection, stop))
 
 
 def _outcome(task: Task, connection: Connection, stop: Any) -> tuple[str, Any]:

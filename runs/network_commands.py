@@ -94,7 +94,8 @@ def evaluate_network(
 ) -> None:
     """PSNR per image and in the mean, beside MATLAB bicubic."""
     network, place = network_to_use(model, system, weights), on(device)
-    role = "validation" if data == "embedded" else "all"
+    # A folder serves one purpose here; of what has validation images of its own, those.
+    role = "validation" if data == "embedded" or (Path(data) / "DIV2K_valid_HR").is_dir() else "all"
     images = load_images(data, role, border=border)  # type: ignore[arg-type]  load_images names the wrong one
     for note in images.notes:
         console.print(note)

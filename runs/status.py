@@ -77,14 +77,14 @@ class Watch:
 
     def status(self) -> dict[str, Any]:
         """The content of status.json: plain data, complete in itself."""
-        candidates = self.record.candidates
+        candidates = [c for c in self.record.candidates if c.kind == "search"]  # longer trainings were not asked for
         states = ("complete", "pruned", "failed", "running")
         return {
             "stage": self.stage,
             "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "seconds": round(self.record.attribute("seconds") or 0.0, 1),
+            "seconds": round(self.record.attribute("wall_s") or 0.0, 1),
             "candidates": {state: sum(c.state == state for c in candidates) for state in states},
             "asked": self.recipe.search.candidates,
             "workers": self.engine.slots,

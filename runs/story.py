@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from ..analysis.export import is_exported
 from ..analysis.picture import write_front_svg
 from ..analysis.report import write_report
 from ..analysis.table import candidate_table, write_csv
@@ -39,6 +42,8 @@ from .recipe_file import read_recipe
 from .status import Watch
 from .summary import front_rows, judged, machine_facts, summary_of, versions
 from .winner import export_candidate
+
+TICK_S = 5.0
 
 
 class Stopped(Exception):
@@ -67,6 +72,7 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
         folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
         record = Record(folder.url, recipe.objectives, plan.space)
         refuse_other_images(folder, plan, record)
+        refuse_other_device(folder, plan, record)
         if record.attribute("finished"):
             console.print(f"{folder.path} holds a finished run; nothing in it is done twice.")
         ended = None
@@ -104,16 +110,38 @@ def refuse_other_images(folder: RunFolder, plan: Plan, record: Record) -> None:
         )
 
 
+def refuse_other_device(folder: RunFolder, plan: Plan, record: Record) -> None:
+    """InputError where the run would go on on another device: latencies of two devices are never put on one axis."""
+    began, here = record.attribute("machine") or {}, machine_facts(plan.device)
+    parts = ("device", "gpu", "cpu") if plan.needs("timed") else ("device", "gpu")
+    for part in parts:
+        if began and began.get(part) != here.get(part):
+            raise InputError(
+                f"{folder.path}: began on {part} {began.get(part, 'none')}, and this is {here.get(part, 'none')}; "
+                "go on there, or choose another --out, or --fresh"
+            )
+
+
 def drive(plan: Plan, record: Record, engine: LocalEngine, folder: RunFolder, watch: Watch) -> Exhausted | None:
     """Opening, search, confirmation; gives the reason where the search ended before its budget."""
+    clock = Clock(record)
     if record.attribute("first") is None:
         watch.enter("measuring the reference")
         record.set_attribute("machine", machine_facts(plan.device))
         record.set_attribute("versions", versions())
         record.set_attribute("first", first_record(plan, engine))
-    run = Search(plan, record, engine, folder.candidate, watch.changed)
-    if record.attribute("finished") and run.wants_more():
-        record.set_attribute("finished", False)
+
+    def look() -> None:
+        watch.changed()
+        clock.tick()
+
+    run = Search(plan, record, engine, folder.candidate, look)
+    if record.attribute("finished"):
+        if run.wants_more():
+            record.set_attribute("finished", False)
+            record.set_attribute("contenders", {})  # the front is open again
+        else:
+            clock.stop()
     watch.enter("searching", plan.budget.candidates)
     ended = None
     try:
@@ -121,12 +149,30 @@ def drive(plan: Plan, record: Record, engine: LocalEngine, folder: RunFolder, wa
     except Exhausted as error:
         ended = error
     watch.enter("confirming the front")
-    if confirm(plan, record, engine, folder.candidate, watch.changed):
-        record.set_attribute("seconds", run.seconds)
+    confirm(plan, record, engine, folder.candidate, look)
+    clock.tick(now=True)
     if not record.attribute("finished"):
         record.set_attribute("finished", True)
     watch.enter("finished")
     return ended
+
+
+class Clock:
+    """The wall time of a run over all its lives, opening and confirmation included, kept in its record."""
+
+    def __init__(self, record: Record) -> None:
+        self.record, self.before, self.started = record, record.attribute("wall_s") or 0.0, time.monotonic()
+        self.written, self.running = self.started, True
+
+    def tick(self, *, now: bool = False) -> None:
+        """Writes the time, at most every few seconds."""
+        if self.running and (now or time.monotonic() - self.written > TICK_S):
+            self.written = time.monotonic()
+            self.record.set_attribute("wall_s", self.before + self.written - self.started)
+
+    def stop(self) -> None:
+        """Counts no further: only the report is made anew."""
+        self.running = False
 
 
 def conclude(folder: RunFolder, recipe: Recipe, record: Record, console: Console) -> None:
@@ -142,7 +188,8 @@ def conclude(folder: RunFolder, recipe: Recipe, record: Record, console: Console
     if winner is None:
         console.print(f"No winner: {result.note}")
     elif "psnr_db" in winner.numbers:
-        export_candidate(folder, recipe, record, winner, folder.path / "winner")
+        if not is_exported(winner, folder.path / "winner"):
+            export_candidate(folder, recipe, record, winner, folder.path / "winner")
         console.print(f"winner   {folder.path / 'winner'}{os.sep}", soft_wrap=True)
     console.print(f"table    {folder.path / 'candidates.csv'}", soft_wrap=True)
     console.print(f"report   {folder.path / 'report.html'}", soft_wrap=True)
@@ -153,14 +200,15 @@ def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
     rows = front_rows(result, recipe.objectives)
     trained = sum(c.state == "complete" and c.kind == "search" for c in result.candidates)
     table = Table(title=f"{len(rows)} on the front of {trained} networks", box=SIMPLE_HEAD)
-    table.add_column("candidate", justify="right")
+    table.add_column("candidate", justify="right", no_wrap=True)
     for name in recipe.objectives:
-        table.add_column(OBJECTIVES[name].label, justify="right")
-    table.add_column("network (whole in the report)", no_wrap=True, overflow="ellipsis")
+        table.add_column(OBJECTIVES[name].label, justify="right", no_wrap=True)
+    table.add_column("network (whole in the report)")  # the one column that gives way on a narrow terminal
     for row in rows:
         values = [f"{row[name]:.{OBJECTIVES[name].digits}f}" for name in recipe.objectives]
         mark = ("*" if row["winner"] else "") + ("~" if row["tied_with"] else "")
-        table.add_row(f"{mark}{row['number']}", *values, row["summary"], style="bold" if row["winner"] else "")
+        network = Text(row["summary"], no_wrap=True, overflow="ellipsis")
+        table.add_row(f"{mark}{row['number']}", *values, network, style="bold" if row["winner"] else "")
     console.print(table)
     tied = any(row["tied_with"] for row in rows)
     words = "; ~ cannot be told apart from another member within the intervals" if tied else ""

@@ -40,11 +40,11 @@ def summary_of(folder: RunFolder, recipe: Recipe, record: Record, result: Verdic
         hypervolume=tuple(hypervolume_curve(record.candidates, recipe.objectives, recipe.make_limits(), first))
         if first
         else (),
-        seconds=record.attribute("seconds") or 0.0,
+        seconds=record.attribute("wall_s") or 0.0,
         machine=record.attribute("machine") or {},
         versions=record.attribute("versions") or {},
         seed=recipe.seed,
-        data={**data, "hash": data.get("hash", {}).get("train", "")},
+        data={**data, "hash": ", ".join(f"{role} {digest[:16]}" for role, digest in data.get("hash", {}).items())},
         training={"steps": first.get("steps"), "batch": recipe.train.batch, "patch": recipe.train.patch},
         protocol=recipe.make_protocol().label() if first.get("reference", {}).get("timing") else "",
         command=facts["command"],
@@ -78,6 +78,11 @@ def notes(recipe: Recipe, record: Record, result: Verdict) -> tuple[str, ...]:
     wide = [str(c.number) for c in result.candidates if c.number in result.front and c.details.get("timing_wide")]
     if wide:
         said.append(f"The timing interval of candidate {', '.join(wide)} is wider than the protocol asks.")
+    said.extend(
+        f"Candidate {c.number} could not be confirmed: {c.details['unconfirmed']}."
+        for c in result.candidates
+        if "unconfirmed" in c.details
+    )
     failed = sum(c.state == "failed" for c in result.candidates)
     if failed:
         said.append(f"{failed} candidate{'s' * (failed > 1)} failed; the table gives the reasons.")
@@ -86,7 +91,8 @@ def notes(recipe: Recipe, record: Record, result: Verdict) -> tuple[str, ...]:
 
 def machine_facts(device: str) -> dict[str, str]:
     """The device and the machine, flat."""
-    return {name: str(value) for name, value in device_facts(device).items()}
+    # The driver's own threads say nothing about timings and trainings, whose threads stand in their records.
+    return {name: str(value) for name, value in device_facts(device).items() if name != "threads"}
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Training one network longer: a candidate of a run, whose result has it as parent, or the one of a recipe."""
 
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,13 +17,12 @@ from ..proxies.training import Training
 from ..proxies.work import Data, TrainWork
 from ..proxies.writing import write_json
 from ..search.candidate import Candidate
-from ..search.engine import Task, complete
+from ..search.engine import RunFailed, Task, complete
 from ..search.plan import training_seed
 from ..search.study import Record
 from ..spaces import Design, InputError
 from .folder import RunFolder
 from .local_engine import LocalEngine
-from .recipe import Recipe
 from .recipe_file import network_of, read_recipe
 from .story import Stopped, conclude, data_of, device_of, say_notes, signals, training_of
 from .summary import judged
@@ -56,12 +57,18 @@ def train_candidate(
         data = data_of(other) if "data" in other.model_fields_set else data_of(recipe)
         data = replace(data, patch=training.patch)
         say_notes(data, console)
-        child = child_of(record, parent, training, data, seeds)
-        train(folder, record, child, training, data, device_of(other), seeds, recipe.seed, console)
+        refuse_other_judges(folder, data, record)
+        device = device_of(other)
+        parent = next(c for c in judged(recipe, record).candidates if c.number == number)  # as it was confirmed
+        child = child_of(record, parent, training, data, device, seeds)
+        if child.state == "running":
+            train(folder, record, child, training, data, device, seeds, recipe.seed, console)
+        else:
+            console.print(f"candidate {child.number} is this very training, done before")
         conclude(folder, recipe, record, console)
         child = record.candidates[child.number]
         target = folder.path / f"trained-{child.number:05d}"
-        export_candidate(folder, replace_data(recipe, other), record, child, target)
+        export_candidate(folder, recipe, record, child, target)
         say(child, target, record, console)
 
 
@@ -73,14 +80,12 @@ def train_network(name: str, out: Path | None, overrides: Sequence[str], seeds: 
     training, data = training_of(recipe), data_of(recipe)
     say_notes(data, console)
     with folder.lock():
-        folder.begin(recipe, Path(name).stem, f"paretosr train {name}")
+        folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
         record = Record(folder.url, ("psnr_db",))
         if record.attribute("first") is None:
-            images, validation = data.train(), data.evaluation()
-            facts = {"label": images.label, "hash": {"train": images.hash, "validation": validation.hash}}
-            facts |= {"validation_names": list(validation.names), "embedded": images.embedded}
-            bicubic_db = bicubic_baseline(validation).psnr_db
-            record.set_attribute("first", {"bicubic_psnr_db": bicubic_db, "data": facts, "steps": training.steps})
+            bicubic_db = bicubic_baseline(data.evaluation()).psnr_db
+            first = {"bicubic_psnr_db": bicubic_db, "data": data_facts(data), "steps": training.steps}
+            record.set_attribute("first", first)
         if not record.candidates:
             numbers = complexity(design).numbers()
             record.add(Candidate(0, design, kind="trained", origin=f"recipe {name}", numbers=numbers))
@@ -89,6 +94,10 @@ def train_network(name: str, out: Path | None, overrides: Sequence[str], seeds: 
             raise InputError(
                 f"{folder.path}: trains another network ({candidate.design.summary()}); choose another --out"
             )
+        if candidate.state == "failed":
+            raise RunFailed(
+                f"{folder.path}: this training failed: {candidate.reason}; choose another --out to try again"
+            )
         if candidate.state == "running":
             train(folder, record, candidate, training, data, device_of(recipe), seeds, recipe.seed, console, own=True)
         candidate = record.candidates[0]
@@ -96,13 +105,35 @@ def train_network(name: str, out: Path | None, overrides: Sequence[str], seeds: 
         say(candidate, folder.path / "winner", record, console)
 
 
-def child_of(record: Record, parent: Candidate, training: Training, data: Data, seeds: int) -> Candidate:
-    """The child that this very training makes: the one already begun, or a new one."""
-    details = {"training": asdict(training), "data": asdict(data), "asked_seeds": seeds}
+def refuse_other_judges(folder: RunFolder, data: Data, record: Record) -> None:
+    """InputError where the child would be judged on other images than its parent: PSNR could not be compared."""
+    known = (record.attribute("first") or {})["data"]["hash"]["validation"]
+    if data.evaluation().hash != known:
+        raise InputError(
+            f"{folder.path}: was judged on other images; give the recipe the run's own as data.validation, "
+            "or export the candidate and train its train.yaml"
+        )
+
+
+def data_facts(data: Data) -> dict[str, Any]:
+    """What is recorded of the images that a network was trained and judged on."""
+    images, validation = data.train(), data.evaluation()
+    return {
+        "label": images.label,
+        "hash": {"train": images.hash, "validation": validation.hash},
+        "validation_names": list(validation.names),
+        "embedded": images.embedded,
+    }
+
+
+def child_of(record: Record, parent: Candidate, training: Training, data: Data, device: str, seeds: int) -> Candidate:
+    """The child that this very training makes: the one begun or done already, or a new one."""
+    details = {"training": asdict(training), "data": asdict(data), "device": device, "asked_seeds": seeds}
     for candidate in record.candidates:
         same = {name: candidate.details.get(name) for name in details} == _plain(details)
-        if candidate.parent == parent.number and same and candidate.state == "running":
+        if candidate.parent == parent.number and same and candidate.state in ("running", "complete"):
             return candidate
+    details["data_facts"] = data_facts(data)
     numbers = {name: value for name, value in parent.numbers.items() if name != "psnr_db"}
     child = Candidate(
         0,
@@ -147,7 +178,7 @@ def train(
         tasks.append(Task(f"seed {seed}", TrainWork(candidate.design, training, data, seed, device, str(at))))
     with (
         signals() as asked,
-        LocalEngine(min(seeds, 2), lambda: bool(asked)) as engine,
+        LocalEngine(1 if device.startswith("cuda") else min(seeds, 2), lambda: bool(asked)) as engine,
         Progress(console=console) as bars,
     ):
         finished = {f.task.name: f for f in complete(engine, tasks, drawn(bars, engine, training.steps))}
@@ -157,8 +188,11 @@ def train(
     failure = next((f.failure for f in results if f.failure), "")
     if failure:
         record.update(replace(candidate, state="failed", reason=failure))
-        raise InputError(f"the training failed: {failure}")
+        raise RunFailed(f"the training failed: {failure}")
     record.update(trained(folder, candidate, [dict(f.numbers or {}) for f in results]))
+    for name in ("state.pt", "running"):
+        for leftover in folder.candidate(candidate.number).rglob(name):
+            leftover.unlink()
 
 
 def trained(folder: RunFolder, candidate: Candidate, results: list[dict[str, Any]]) -> Candidate:
@@ -182,12 +216,6 @@ def drawn(bars: Progress, engine: LocalEngine, steps: int) -> Callable[[], None]
             bars.update(known[name], completed=said["step"])
 
     return draw
-
-
-def replace_data(recipe: Recipe, other: Recipe) -> Recipe:
-    """The recipe of the run with the training, and where it has its own the data, of the other."""
-    data = other.data if "data" in other.model_fields_set else recipe.data
-    return recipe.model_copy(update={"train": other.train, "data": data, "device": other.device})
 
 
 def say(candidate: Candidate, target: Path, record: Record, console: Console) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from ..analysis.export import export
+from ..analysis.export import by_seed, export
 from ..search.candidate import Candidate
 from ..search.study import Record
 from ..spaces import InputError
@@ -22,13 +22,13 @@ def export_candidate(folder: RunFolder, recipe: Recipe, record: Record, candidat
         raise InputError(f"{folder.path}: candidate {candidate.number} was not trained to its end ({candidate.state})")
     refuse_foreign(target)
     first = record.attribute("first") or {}
-    data = first.get("data", {})
-    by_seed = candidate.details.get("psnr_by_seed_db", [candidate.numbers["psnr_db"]])
+    # A longer training may have had other training images than the run.
+    data = {**first.get("data", {}), **candidate.details.get("data_facts", {})}
     facts = {
         "run": folder.facts()["name"],
         "how it was found": candidate.origin or candidate.kind,
         "training": f"{candidate.details['steps']} steps, seed {candidate.details['seed']}",
-        "PSNR of these very weights": f"{by_seed[0]:.3f} dB (RGB, uint8, 4 pixels cut on each side)",
+        "PSNR of these very weights": f"{by_seed(candidate)[0]:.3f} dB (RGB, uint8, 4 pixels cut on each side)",
         "trained on": f"{data.get('label', '?')}, hash {data.get('hash', {}).get('train', '?')[:12]}",
         "judged on": ", ".join(data.get("validation_names", [])[:10]),
         "latency reference": recipe.reference,
@@ -59,8 +59,8 @@ def train_yaml(recipe: Recipe, candidate: Candidate) -> str:
     content = {
         "description": f"Trains candidate {candidate.number} again: {candidate.design.summary()}",
         "seed": candidate.details["seed"],
-        "device": whole["device"],
-        "data": whole["data"],
+        "device": candidate.details.get("device", whole["device"]),
+        "data": {**whole["data"], **{k: v for k, v in candidate.details.get("data", {}).items() if k != "patch"}},
         "network": "architecture.json",
         "objectives": ["psnr_db"],
         "train": {**training, "steps": candidate.details["steps"], "fit": False},

@@ -48,6 +48,10 @@ class Engine(Protocol):
         ...
 
 
+class RunFailed(RuntimeError):
+    """Something without which the run cannot go on has failed, for the reason in the message."""
+
+
 class Interrupted(Exception):
     """A stop was asked for before the work was done; what was running is saved."""
 

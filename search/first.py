@@ -6,10 +6,9 @@ from random import Random
 from typing import Any
 
 from ..proxies.complexity import complexity
-from ..proxies.psnr import bicubic_baseline
-from ..proxies.work import REFERENCE, SpeedWork, TimeWork
+from ..proxies.work import REFERENCE, BaselineWork, SpeedWork, TimeWork
 from ..spaces import Design
-from .engine import Engine, Finished, Interrupted, Task, complete
+from .engine import Engine, Finished, Interrupted, RunFailed, Task, complete
 from .plan import Plan, timing_numbers
 
 FITTED_SHARE = 0.62  # of `search.minutes` that the trainings may fill; timings, evaluations and redraws take the rest
@@ -26,11 +25,11 @@ def first_record(plan: Plan, engine: Engine) -> dict[str, Any]:
         work = TimeWork({}, design, plan.protocol, plan.device)
         timing = numbers_of(next(complete(engine, [Task("first/reference", work)])))[REFERENCE]
         numbers |= timing_numbers({**timing, "ratio": 1.0}, timing["latency_ms"])
+    baseline = numbers_of(next(complete(engine, [Task("first/bicubic", BaselineWork(plan.data))])))
     train, validation = plan.data.train(), plan.data.evaluation()
-    bicubic = bicubic_baseline(validation)
     return {
         "reference": {"name": name, "numbers": numbers, "timing": timing},
-        "bicubic_psnr_db": bicubic.psnr_db,
+        "bicubic_psnr_db": baseline["psnr_db"],
         "steps": fitted_steps(plan, engine) if plan.fit else plan.training.steps,
         "data": {
             "label": train.label,
@@ -71,7 +70,7 @@ def fitted_steps(plan: Plan, engine: Engine) -> int:
 def numbers_of(finished: Finished) -> dict[str, Any]:
     """The numbers of a task without which the run cannot begin."""
     if finished.failure:
-        raise RuntimeError(f"{finished.task.name} failed: {finished.failure}")
+        raise RunFailed(f"{finished.task.name} failed: {finished.failure}")
     if finished.numbers is None:
         raise Interrupted
     return dict(finished.numbers)

@@ -296,6 +296,6 @@ def died_at(folder: Path) -> str | None:
         return None
     place = f"{marker.read_text()}, step {saved_step(folder / 'state.pt')}"
     deaths = json.loads(deaths_file.read_text()) if deaths_file.exists() else []
+    marker.unlink()  # first: a death between the two lines must not count as two
     write_json(deaths_file, [*deaths, place])
-    marker.unlink()
     return place if place in deaths else None

@@ -90,7 +90,7 @@ def confirm(
     missing = [task for task in tasks if task.name not in done]
     if not missing:
         return False
-    record.set_attribute("contenders", [c.number for c in chosen])
+    record.set_attribute("contenders", {str(c.number): names_of(c, tasks) for c in chosen})
     for finished in complete(engine, missing, on_change):
         if finished.failure or finished.numbers is not None:
             done = {**done, finished.task.name: _kept(finished)}
@@ -100,6 +100,13 @@ def confirm(
     if engine.stopping:
         raise Interrupted
     return True
+
+
+def names_of(c: Candidate, tasks: Sequence[Task]) -> list[str]:
+    """The tasks that confirm a candidate."""
+    own = f"confirm/training/{c.number}/"
+    timings = [task.name for task in tasks if isinstance(task.work, TimeWork) and str(c.number) in task.work.designs]
+    return [*timings, *(task.name for task in tasks if task.name.startswith(own))]
 
 
 def _kept(finished: Finished) -> dict[str, Any]:
@@ -118,14 +125,21 @@ def _kept(finished: Finished) -> dict[str, Any]:
 
 
 def confirmed(record: Record) -> list[Candidate]:
-    """All candidates, those confirmed with their final numbers: mean PSNR over seeds, joint timing, intervals."""
+    """All candidates, those confirmed with their final numbers: mean PSNR over seeds, joint timing, intervals.
+
+    One of which a timing or a training failed keeps what it has, and is not called confirmed.
+    """
     done: Mapping[str, Any] = record.attribute("confirmed") or {}
     candidates = {c.number: c for c in record.candidates}
-    chosen = [number for number in record.attribute("contenders") or [] if number in candidates]
+    wanted: Mapping[str, list[str]] = record.attribute("contenders") or {}
+    if any(name not in done for names in wanted.values() for name in names):
+        return list(record.candidates)  # not before all of them can be compared under the same conditions
+    chosen = [int(number) for number in wanted]
     psnr = {n: _psnrs(candidates[n], done) for n in chosen}
     spread_db, freedom = pooled(list(psnr.values()))
     reference_ms = (record.attribute("first") or {}).get("reference", {}).get("numbers", {}).get("latency_ms", math.nan)
-    timings = {n: t for name, group in done.items() if "/timing/" in name for n, t in group.items()}
+    groups = [group for name, group in done.items() if "/timing/" in name and "failure" not in group]
+    timings = {number: timing for group in groups for number, timing in group.items()}
     for number in chosen:
         c = candidates[number]
         numbers, intervals = dict(c.numbers), dict(c.intervals)
@@ -140,7 +154,10 @@ def confirmed(record: Record) -> list[Candidate]:
         details = {**c.details, "psnr_by_seed_db": psnr[number]}
         if str(number) in timings:
             details["timing_wide"] = timings[str(number)]["wide"]
-        candidates[number] = replace(c, numbers=numbers, intervals=intervals, confirmed=True, details=details)
+        failures = [done[name]["failure"] for name in wanted[str(number)] if "failure" in done[name]]
+        if failures:
+            details["unconfirmed"] = failures[0]
+        candidates[number] = replace(c, numbers=numbers, intervals=intervals, confirmed=not failures, details=details)
     return list(candidates.values())
 
 
@@ -185,7 +202,7 @@ RANKED_BY = {"fastest": ("latency_ratio", "latency_ms", "activations_m"), "best_
 def verdict(record: Record, objectives: Sequence[str], limits: Sequence[Limit], rule: WinnerRule) -> Verdict:
     """The front as far as it is known: of the confirmed candidates once there are any, of all of them before.
 
-    A member is tied with those that, within the intervals, may as well dominate it; exact numbers never tie.
+    Two members are tied if, within the intervals, one of them may as well dominate the other; exact numbers never tie.
     """
     candidates = confirmed(record)
     fit = eligible(candidates, objectives, limits)
@@ -193,8 +210,8 @@ def verdict(record: Record, objectives: Sequence[str], limits: Sequence[Limit], 
     front = on_front(final or fit, objectives)
     ends = {c.number: bounds(c, objectives, 0.0) for c in front}
     ties = {
-        c.number: tuple(o.number for o in front if o is not c and dominates(ends[o.number][0], ends[c.number][1]))
-        for c in front
+        a: tuple(b for b in ends if a != b and (dominates(ends[b][0], ends[a][1]) or dominates(ends[a][0], ends[b][1])))
+        for a in ends
     }
     candidates = [replace(c, tied_with=ties[c.number]) if c.number in ties else c for c in candidates]
     order = matrix(front, objectives)

@@ -5,6 +5,7 @@ The search runs once; what changes a run works on a copy of its folder. ONNX is 
 
 import io
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -142,6 +143,19 @@ def test_the_terminal_shows_each_candidate_the_front_and_the_paths(ran):
         assert c.design.summary() in ran.said
     for file in ("report.html", "candidates.csv", "winner/"):
         assert f"{ran.out}/{file}" in ran.said
+
+
+def test_the_front_is_readable_on_a_narrow_terminal(ran):
+    text = io.StringIO()
+    _, recipe, record = read_run(ran.out)
+    result = judged(recipe, record)
+    story.print_front(result, recipe, Console(file=text, width=60, markup=False))
+    lines = text.getvalue().splitlines()
+    for number in result.front:
+        numbers = record.candidates[number].numbers
+        words = f"{number} +{numbers['psnr_db']:.2f} +{numbers['activations_m']:.2f}"
+        assert sum(bool(re.search(words, line)) for line in lines) == 1
+    assert max(map(len, lines)) <= 60
 
 
 def test_the_status_says_that_it_is_finished(ran):

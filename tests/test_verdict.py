@@ -44,7 +44,9 @@ def recorded():
     """A record in memory with these candidates and facts."""
     records = []
 
-    def make(*candidates, **facts):
+    def make(*candidates, contenders=(), **facts):
+        tasks = facts.get("confirmed", {})
+        facts["contenders"] = {str(n): [name for name in tasks if about(n, name)] for n in contenders}
         record = Record("sqlite://", AIMS)
         for candidate in candidates:
             record.add(candidate)
@@ -56,6 +58,11 @@ def recorded():
     yield make
     for record in records:
         record.close()
+
+
+def about(number, task):
+    kind, *numbers = task.removeprefix("confirm/").split("/")
+    return str(number) in (numbers[0].split("+") if kind == "timing" else numbers[:1])
 
 
 def timing(ratio, low, high, wide=False):
@@ -172,6 +179,14 @@ def test_what_failed_in_the_confirmation_keeps_the_numbers_of_the_search(recorde
     (candidate,) = confirmed(recorded(measured(27.0), contenders=[0], confirmed=done))
     assert candidate.numbers == {"psnr_db": 27.0, "latency_ratio": 0.3, "activations_m": 50.0}
     assert "psnr_db" not in candidate.intervals
+    assert not candidate.confirmed
+    assert candidate.details["unconfirmed"] == "out of memory"
+
+
+def test_nothing_is_confirmed_before_all_is(recorded):
+    record = recorded(measured(27.0), measured(26.0, 0.1), contenders=[0, 1], confirmed=trained(0, 27.2))
+    record.set_attribute("contenders", {"0": ["confirm/training/0/1"], "1": ["confirm/training/1/1"]})
+    assert confirmed(record) == list(record.candidates)
 
 
 # ---- the verdict
