@@ -22,7 +22,12 @@ PATIENCE_S = 300  # a timing takes seconds
 
 
 def find_device(name: str) -> torch.device:
-    """The device called `name` (`cpu`, `cuda`, `cuda:1`), with its index; InputError where it is unknown or absent."""
+    """The device called `name` (`cpu`, `cuda`, `cuda:1`), with its index; InputError where it is unknown or absent.
+
+    `auto` is a GPU where there is one.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
     if kind not in KINDS or (index and not index.isdigit()):
         raise InputError(unknown("device", name, KINDS))

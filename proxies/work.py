@@ -52,6 +52,15 @@ class Data:
             return _images(self.validation, "all", self.border, None, 1)
         return _images(self.source, "validation", self.border, self.held_out, 1)
 
+    def prepare(self, progress: Callable[[int, int], None]) -> None:
+        """Decodes the images into their cache, where that has not been done; `progress` hears (done, in all)."""
+        wanted: list[tuple[str, Role]] = [(self.source, "train"), (self.source, "validation")]
+        if self.validation:
+            wanted = [(self.source, "all"), (self.validation, "all")]
+        for source, role in wanted:
+            held_out = None if role == "all" else self.held_out
+            load_images(source, role, border=self.border, held_out=held_out, progress=progress)
+
 
 @lru_cache(maxsize=4)
 def _images(source: str, role: Role, border: Border, held_out: int | None, minimum: int) -> ImageSet:

@@ -24,13 +24,6 @@ from ..spaces import SYSTEMS, Architecture, Design, InputError, build, unknown
 from ..spaces.systems.weights import load_published
 
 
-def on(device: str) -> str:
-    """The device meant by `device`; `auto` is a GPU where there is one."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return str(find_device(device))
-
-
 def design_of(target: str) -> Design:
     """The design of a system's name, an architecture.json, or an exported folder."""
     if target in SYSTEMS:
@@ -55,7 +48,7 @@ def measure(
     table = Table()
     for heading in ("network", "parameters", "MACs (G)", "FLOPs (G)", "activations (M)", "convolutions"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
-    timings, place, protocol = {}, on(device), replace(PROTOCOLS["steady"], size=(size, size))
+    timings, place, protocol = {}, str(find_device(device)), replace(PROTOCOLS["steady"], size=(size, size))
     if not counts_only:
         networks: dict[str, nn.Module] = {name: build(design, device=place) for name, design in designs.items()}
         named = f"{reference} (reference)"
@@ -93,7 +86,7 @@ def evaluate_network(
     model: Path | None, system: str | None, weights: Path | None, data: str, border: str, device: str, console: Console
 ) -> None:
     """PSNR per image and in the mean, beside MATLAB bicubic."""
-    network, place = network_to_use(model, system, weights), on(device)
+    network, place = network_to_use(model, system, weights), str(find_device(device))
     # A folder serves one purpose here; of what has validation images of its own, those.
     role = "validation" if data == "embedded" or (Path(data) / "DIV2K_valid_HR").is_dir() else "all"
     images = load_images(data, role, border=border)  # type: ignore[arg-type]  load_images names the wrong one
@@ -112,7 +105,7 @@ def evaluate_network(
 
 def upscale(model: Path, images: Sequence[Path], out: Path, device: str, console: Console) -> None:
     """Writes NAME_x4.png for each image; nothing is written if one of them is not an image."""
-    network, place = load_exported(model), on(device)
+    network, place = load_exported(model), str(find_device(device))
     network.to(place)
     pixels = {path: torch.from_numpy(decode(path)[0]) for path in images}
     targets = [out / f"{path.stem}_x4.png" for path in images]

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -94,6 +94,9 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
 
 def say_notes(data: Data, console: Console) -> None:
     """Loads the images: what is wrong with them is said now, not by a worker, and what was converted is said once."""
+    with Progress(console=console, transient=True) as bars:
+        bar = bars.add_task("decoding images", visible=False)
+        data.prepare(lambda done, total: bars.update(bar, completed=done, total=total, visible=True))
     for note in dict.fromkeys((*data.train().notes, *data.evaluation().notes)):
         console.print(note)
 
@@ -202,8 +205,8 @@ def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
     table = Table(title=f"{len(rows)} on the front of {trained} networks", box=SIMPLE_HEAD)
     table.add_column("candidate", justify="right", no_wrap=True)
     for name in recipe.objectives:
-        table.add_column(OBJECTIVES[name].label, justify="right", no_wrap=True)
-    table.add_column("network (whole in the report)")  # the one column that gives way on a narrow terminal
+        table.add_column(OBJECTIVES[name].label.replace(" (", "\n("), justify="right", no_wrap=True)
+    table.add_column("network")  # the one column that gives way on a narrow terminal
     for row in rows:
         values = [f"{row[name]:.{OBJECTIVES[name].digits}f}" for name in recipe.objectives]
         mark = ("*" if row["winner"] else "") + ("~" if row["tied_with"] else "")
@@ -257,9 +260,7 @@ def data_of(recipe: Recipe) -> Data:
 
 
 def device_of(recipe: Recipe) -> str:
-    """The device: the recipe's, or with `auto` a GPU where there is one."""
-    if recipe.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    """The recipe's device, with its index."""
     return str(find_device(recipe.device))
 
 

@@ -11,7 +11,7 @@ from ..analysis.summary import RunSummary
 from ..proxies.device import device_facts
 from ..search.candidate import Candidate
 from ..search.study import Record
-from ..search.verdict import Verdict, hypervolume_curve, verdict
+from ..search.verdict import PSNR_DOUBT_DB, Verdict, hypervolume_curve, pooled, verdict
 from .folder import RunFolder
 from .recipe import Recipe
 
@@ -83,6 +83,12 @@ def notes(recipe: Recipe, record: Record, result: Verdict) -> tuple[str, ...]:
         for c in result.candidates
         if "unconfirmed" in c.details
     )
+    spread_db, freedom = pooled([c.details["psnr_by_seed_db"] for c in result.candidates if c.confirmed])
+    if freedom and spread_db > PSNR_DOUBT_DB:
+        said.append(
+            f"PSNR of one network varies by {spread_db:.2f} dB (standard deviation) from training to training, more "
+            f"than the {PSNR_DOUBT_DB:g} dB within which candidates near the front were trained again."
+        )
     failed = sum(c.state == "failed" for c in result.candidates)
     if failed:
         said.append(f"{failed} candidate{'s' * (failed > 1)} failed; the table gives the reasons.")
