@@ -69,12 +69,16 @@ def _images(source: str, role: Role, border: Border, held_out: int | None, minim
 
 @dataclass(frozen=True)
 class TimeWork:
-    """Times designs together, interleaved with the reference, untrained: weights do not change latency."""
+    """Times designs together, interleaved with the reference, untrained: weights do not change latency.
+
+    folder: of the candidate whose timing this is, empty where it is nobody's.
+    """
 
     designs: dict[str, Design]
     reference: Design
     protocol: Protocol
     device: str
+    folder: str = ""
     exclusive: bool = True
 
 
@@ -128,6 +132,8 @@ def measure_times(work: TimeWork) -> dict[str, Any]:
     """For each name, and the reference: median, interval of the ratio, raw samples, memory where there is any."""
     networks = {name: build(design, device=work.device) for name, design in work.designs.items()}
     networks[REFERENCE] = build(work.reference, device=work.device)
+    if work.folder:
+        mark_running(Path(work.folder), "timing")
     timings = time_together(networks, REFERENCE, work.protocol, work.device)
     result: dict[str, Any] = {name: timing.to_json() for name, timing in timings.items()}
     for name, network in networks.items():

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..proxies.complexity import complexity
 from ..proxies.training import saved_step
-from ..proxies.work import TimeWork, TrainWork, mark_running
+from ..proxies.work import TimeWork, TrainWork
 from ..proxies.writing import write_json
 from ..spaces import Design
 from .candidate import Candidate
@@ -182,13 +182,12 @@ class Search:
 
     def send_on(self, candidate: Candidate) -> None:
         """Submits the next piece of work that the candidate needs; completes it where none is left."""
-        plan, number = self.plan, candidate.number
+        plan, number, folder = self.plan, candidate.number, str(self.folder_of(candidate.number))
         if plan.needs("timed") and "latency_ratio" not in candidate.numbers:
-            mark_running(self.folder_of(number), "timing")
-            work = TimeWork({NETWORK: candidate.design}, plan.reference[1], plan.protocol, plan.device)
+            work = TimeWork({NETWORK: candidate.design}, plan.reference[1], plan.protocol, plan.device, folder)
         elif plan.needs("trained") and "psnr_db" not in candidate.numbers:
-            seed, folder = training_seed(plan.seed, number), self.folder_of(number)
-            work = TrainWork(candidate.design, self.training, plan.data, seed, plan.device, str(folder))
+            seed = training_seed(plan.seed, number)
+            work = TrainWork(candidate.design, self.training, plan.data, seed, plan.device, folder)
         else:
             self.finish(candidate, "complete")
             return

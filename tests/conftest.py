@@ -1,18 +1,28 @@
 """What every test gets: one torch thread, the folder of published data, Chromium, and no silent skips where asked."""
 
+import json
 import os
 import shutil
-from collections.abc import Generator
+import signal
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 # Read by OpenMP when torch loads, and by every process that a test starts: two threads collapse on a shared machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from commands import NETWORK, RECIPE, Command, Outcome
+from safetensors.torch import save_file
+
+from paretosr.proxies.work import _images
+from paretosr.runs import cli
+from paretosr.spaces import build
 
 torch.set_num_threads(1)
 
@@ -66,4 +76,56 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(4):
         waves = [127 + 70 * np.sin(x / (5 + number + c)) + 50 * np.cos(y / (4 + c)) for c in range(3)]
         Image.fromarray(np.stack(waves, -1).astype(np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """`main` takes SIGINT and SIGTERM over; pytest gets them back. No test sees the images of the one before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    _images.cache_clear()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def paretosr(
+    handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    """Runs `paretosr WORDS` in this process, in a folder of its own; exports write no ONNX."""
+
+    def no_onnx(network: torch.nn.Module, path: Path) -> float:
+        path.write_bytes(b"")
+        return 0.0
+
+    def run(*words: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["paretosr", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return Outcome(ended.value.code, said.out, said.err)
+
+    monkeypatch.setattr("paretosr.analysis.export.export_onnx", no_onnx)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, photos: Path) -> Path:
+    """The file of a recipe that works, beside its photos."""
+    shutil.copytree(photos, tmp_path / "photos")
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(RECIPE))
+    return file
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """What is needed of an exported network."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "architecture.json").write_text(json.dumps(NETWORK.to_json()))
+    save_file(build(NETWORK).state_dict(), folder / "model.safetensors")
     return folder

@@ -7,6 +7,7 @@ import pytest
 
 from paretosr.proxies.work import Data, mark_running
 from paretosr.runs.folder import RunFolder
+from paretosr.runs.inspection import read_run
 from paretosr.runs.recipe_file import read_recipe
 from paretosr.runs.story import Clock, plan_of, refuse_other_device
 from paretosr.runs.summary import machine_facts
@@ -87,3 +88,13 @@ def test_the_clock_goes_on_where_it_stood(record: Record, monkeypatch: pytest.Mo
 def test_a_path_that_no_database_url_can_hold_is_refused(tmp_path: Path, name: str):
     with pytest.raises(InputError, match="must not hold"):
         _ = RunFolder(tmp_path / name).url
+
+
+def test_a_record_that_is_none_is_said_to_be(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    folder.begin(read_recipe("quick"), "quick", "paretosr search quick")
+    with pytest.raises(InputError, match="has no record yet"):
+        read_run(tmp_path)
+    (tmp_path / "study.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(InputError, match="is not the record of a run"):
+        read_run(tmp_path)

@@ -312,7 +312,7 @@ def test_cuda(execution: str, precision: str) -> None:
     [
         ({"name": "stedy"}, "no protocol 'stedy'; did you mean 'steady'"),
         ({"precision": "fp8"}, "no precision 'fp8'"),
-        ({"layout": "NCHW"}, "no layout 'NCHW'; known: nchw, nhwc"),
+        ({"layout": "NCHW"}, "no layout 'NCHW'; did you mean 'nchw'"),
         ({"execution": "graphs"}, "did you mean 'graph'"),
         ({"precision": ["fp32"]}, "no precision"),
         ({"batch": 0}, "batch must be a whole number of at least 1, not 0"),

@@ -391,12 +391,3 @@ def test_a_driver_that_is_gone_is_said_to_be(copy):
     status = json.loads((copy / "status.json").read_text())
     (copy / "status.json").write_text(json.dumps({**status, "stage": "searching"}))
     assert "its driver is gone" in said_by(lambda console: inspection.status(copy, False, console))
-
-
-def test_a_record_that_is_none_is_said_to_be(copy):
-    (copy / "study.db").write_bytes(b"no database at all" * 100)
-    with pytest.raises(InputError, match="is not the record of a run"):
-        read_run(copy)
-    (copy / "study.db").unlink()
-    with pytest.raises(InputError, match="has no record yet"):
-        read_run(copy)
