@@ -174,7 +174,8 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     patches, validation = patches_of(work.data, work.training, work.seed, work.device), work.data.evaluation()
     state = load(begin(work.design, work.training, seed=work.seed, device=work.device), file)
     save(state, file)
-    mark_running(folder, "training")
+    began = f", step {state.step}"  # with the saved step it tells whether this life got any further
+    mark_running(folder, f"training{began}")
     state = train(state, work.training, patches, work.training.steps, Saver(file, work.training.steps, report, stop))
     save(state, file)
     if state.step < work.training.steps:
@@ -182,7 +183,10 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     network = finished_network(state)
     # Where it stands goes into the word that is left: two deaths at one image may be its fault, at two images hardly.
     result = evaluate(
-        network, validation, device=work.device, before_image=lambda name: mark_running(folder, f"measuring {name}")
+        network,
+        validation,
+        device=work.device,
+        before_image=lambda name: mark_running(folder, f"measuring {name}{began}"),
     )
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     write_bytes(folder / "model.safetensors", to_bytes(weights, {"design": json.dumps(work.design.to_json())}))

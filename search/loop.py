@@ -5,6 +5,7 @@ A fresh run is the resume of an empty record: nothing here remembers anything th
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -286,14 +287,19 @@ class Search:
 
 
 def died_at(folder: Path) -> str | None:
-    """Where a candidate stood at two deaths of the driver, if it did not move between them; None otherwise.
+    """Where a candidate stood at two deaths of the driver, if it did not move in either life; None otherwise.
 
-    Called once by a new driver for each candidate that the last one left running.
+    A life that began at one step and saved a later one says nothing against the network. Called once by a new driver
+    for each candidate that the last one left running.
     """
     marker, deaths_file = folder / "running", folder / "deaths.json"
     if not marker.exists():
         return None
-    place = f"{marker.read_text()}, step {saved_step(folder / 'state.pt')}"
+    place = marker.read_text()
+    began = re.search(r", step (\d+)$", place)
+    if began and saved_step(folder / "state.pt") > int(began[1]):
+        marker.unlink()
+        return None
     deaths = json.loads(deaths_file.read_text()) if deaths_file.exists() else []
     marker.unlink()  # first: a death between the two lines must not count as two
     write_json(deaths_file, [*deaths, place])

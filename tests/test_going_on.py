@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from paretosr.proxies.work import Data, mark_running
 from paretosr.runs.folder import RunFolder
@@ -54,7 +55,7 @@ def test_a_child_is_judged_on_its_parents_images(record: Record, tmp_path: Path)
 
 
 def test_a_death_while_deaths_are_counted_is_not_counted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    mark_running(tmp_path, "training")
+    mark_running(tmp_path, "training, step 0")
 
     def die(*_: object) -> None:
         raise KeyboardInterrupt
@@ -64,10 +65,25 @@ def test_a_death_while_deaths_are_counted_is_not_counted_twice(tmp_path: Path, m
         with pytest.raises(KeyboardInterrupt):
             died_at(tmp_path)
     assert died_at(tmp_path) is None
-    mark_running(tmp_path, "training")
+    mark_running(tmp_path, "training, step 0")
     assert died_at(tmp_path) is None
-    mark_running(tmp_path, "training")
+    mark_running(tmp_path, "training, step 0")
     assert died_at(tmp_path) == "training, step 0"
+
+
+def test_a_life_that_got_further_says_nothing_against_its_candidate(tmp_path: Path):
+    torch.save({"step": 5}, tmp_path / "state.pt")
+    for place in ("training, step 3", "training, step 0", "training, step 4", "measuring a.png, step 4"):
+        mark_running(tmp_path, place)
+        assert died_at(tmp_path) is None
+    for place, verdict in (
+        ("training, step 5", None),
+        ("measuring a.png, step 5", None),
+        ("training, step 5", "training, step 5"),
+    ):
+        mark_running(tmp_path, place)
+        assert died_at(tmp_path) == verdict
+    assert not (tmp_path / "running").exists()
 
 
 def test_the_clock_goes_on_where_it_stood(record: Record, monkeypatch: pytest.MonkeyPatch):

@@ -86,7 +86,7 @@ def test_a_training_gives_its_numbers_and_leaves_its_weights(work, data):
     per_image_db = result["psnr_per_image_db"]
     assert list(per_image_db) == list(data.evaluation().names)
     assert result["psnr_db"] == math.fsum(per_image_db.values()) / len(per_image_db)
-    assert (folder / "running").read_text() == f"measuring {data.evaluation().names[-1]}"
+    assert (folder / "running").read_text() == f"measuring {data.evaluation().names[-1]}, step 0"
     assert saved_step(folder / "state.pt") == 5
     assert not list(folder.glob("*.part"))
 
@@ -136,7 +136,7 @@ def test_a_death_between_two_saves_costs_only_what_came_after_the_last(work, tmp
         perform(work, lambda said: None, lambda: calls.append(1) or (killed() if len(calls) == 3 else False))
     folder = Path(work.folder)
     assert saved_step(folder / "state.pt") == 1
-    assert (folder / "running").read_text() == "training"
+    assert (folder / "running").read_text() == "training, step 0"
     assert run(work)["psnr_db"] == run(replace(work, folder=str(tmp_path / "undisturbed")))["psnr_db"]
 
 
