@@ -12,6 +12,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, Pipe, wait
@@ -37,6 +38,8 @@ def serve(connection: Connection, stop: Any, driver: int) -> None:
     if os.getppid() != driver:
         return
     torch.set_num_threads(1)
+    with suppress(OSError):
+        connection.send(("ready", None))
     while True:
         try:
             task: Task = connection.recv()
@@ -74,6 +77,7 @@ class Worker:
     process: Any
     connection: Any
     task: Task | None = None
+    ready: bool = False  # from then on it dies with the driver, and may be suspended
     worked_s: float = 0.0  # time on the task, suspensions not counted
     looked: float = field(default_factory=time.monotonic)
 
@@ -166,6 +170,8 @@ class LocalEngine:
             exclusive = next((task for task in self._queue if task.work.exclusive), None)
             if exclusive is None and len(self._busy()) >= self.slots:
                 return
+            if exclusive is not None and not all(worker.ready for worker in self._busy()):
+                return
             task = exclusive or self._queue[0]
             self._queue.remove(task)
             worker = self._hand_over(task)
@@ -175,7 +181,8 @@ class LocalEngine:
     def _hand_over(self, task: Task) -> Worker:
         """Sends the task to an idle worker; one that has died in its sleep is replaced."""
         while True:
-            worker = next((worker for worker in self._workers if worker.task is None), None) or self._hire()
+            idle = (worker for worker in self._workers if worker.task is None and worker.process.is_alive())
+            worker = next(idle, None) or self._hire()
             try:
                 worker.connection.send(task)
             except OSError:
@@ -233,7 +240,9 @@ class LocalEngine:
                 self._take(worker, *said)
 
     def _take(self, worker: Worker, kind: str, content: Any) -> None:
-        if worker.task is None:
+        if kind == "ready":
+            worker.ready = True
+        if kind == "ready" or worker.task is None:
             return
         if kind == "progress":
             self.progress = {**self.progress, worker.task.name: content}

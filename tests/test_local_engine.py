@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +129,7 @@ def test_a_failure_has_its_reason_in_one_line(engine, training, change, reason):
 def test_a_worker_that_died_in_its_sleep_is_replaced_and_nobody_blamed(engine, training):
     (idle,) = multiprocessing.active_children()
     idle.kill()
-    assert wait([idle.sentinel], 10)
+    idle.join(10)
     engine.submit(Task("next", training(2)))
     assert finish(engine).failure == ""
     assert idle.pid not in workers()
