@@ -11,7 +11,7 @@ from ..spaces import Design
 from .engine import Engine, Finished, Interrupted, RunFailed, Task, complete
 from .plan import Plan, timing_numbers
 
-FITTED_SHARE = 0.8  # of `search.minutes` that the trainings may fill; timings, evaluations and redraws take the rest
+FITTED_SHARE = 0.68  # of `search.minutes` that the trainings may fill; timings, evaluations and redraws take the rest
 CONTENDERS_SHARE = 0.5  # of the candidates, about so many are trained again at the end
 FEWEST_STEPS = 20
 
