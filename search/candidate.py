@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..spaces import Design
+from ..spaces import SYSTEMS, Design, Published
 
 STATES = ("running", "complete", "pruned", "failed")
 
@@ -14,9 +14,10 @@ class Candidate:
     """One network of a run.
 
     number: its place in the study. state: `complete`; `pruned` (it broke a limit before training, `reason` says which);
-    `failed` (`reason` says why); `running`. kind: `search`, or `trained` for a longer training of `parent`.
+    `failed` (`reason` says why); `running`. kind: `search`; `published` for a published network that
+    is trained beside those found; `trained` for a longer training of `parent`.
     origin: how it was proposed. numbers: what was measured, the unit in the name. intervals: 95 % intervals of those
-    that have one. curve: (step, mean L1 loss since the last point). confirmed: timed again together with the front and
+    that have one. curve: (step, mean loss since the last point). confirmed: timed again together with the front and
     trained with further seeds. tied_with: members of the front that it cannot be told apart from.
     """
 
@@ -35,6 +36,10 @@ class Candidate:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def types(self) -> frozenset[str]:
-        """The block types it is made of."""
-        return frozenset(block.type for block in self.design.architecture.blocks)
+    def summary(self) -> str:
+        """The network in one line; a published one by its name first."""
+        system = self.details.get("system")
+        words = self.design.summary()
+        if system is None or isinstance(self.design.architecture, Published):
+            return words
+        return f"{SYSTEMS[system].title}, as published: {words}"

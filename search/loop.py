@@ -7,7 +7,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -30,6 +30,7 @@ HOPELESS = 500  # proposals in a row that break limits
 FAILURES = 25  # failures in a row
 REDRAWS = 50  # attempts at a network not yet known, before looking for one at random
 RANDOM_DRAWS = 20_000  # and of these, before the space counts as exhausted
+TRAINED_HERE = ("search", "published")  # the kinds of candidates that a search drives
 NETWORK = "network"  # the name of the candidate in its own timing
 
 
@@ -65,6 +66,8 @@ class Search:
         self.known = {c.design.hash for c in record.candidates if belongs(c, plan.space)}
         self.spent_before_s: float = record.attribute("seconds") or 0.0
         self.started = time.monotonic()
+        begun = {c.details.get("system") for c in record.candidates if c.kind == "published"}
+        self.beside = [(name, design) for name, design in plan.beside if name not in begun]
 
     # ---- the loop
 
@@ -81,8 +84,10 @@ class Search:
             exhausted = error
         while True:
             try:
-                proposing = exhausted is None and self.has_room() and self.wants_more()
-                if proposing:
+                proposing = exhausted is None and self.has_room() and (bool(self.beside) or self.wants_more())
+                if proposing and self.beside:
+                    self.begin_published(*self.beside.pop(0))
+                elif proposing:
                     self.propose()
                 finished = self.engine.next(timeout_s=0.2 if self.running and not proposing else 0.01)
                 if finished is not None:
@@ -90,7 +95,8 @@ class Search:
             except Exhausted as error:
                 exhausted = error
             self.on_change()
-            if not self.running and (exhausted is not None or self.engine.stopping or not self.wants_more()):
+            at_end = exhausted is not None or self.engine.stopping or not (self.beside or self.wants_more())
+            if at_end and not self.running:
                 break
         if self.engine.stopping:
             raise Interrupted
@@ -109,7 +115,8 @@ class Search:
     def wants_more(self) -> bool:
         """Whether the budget leaves room for another candidate, those on their way included."""
         budget = self.plan.budget
-        done = sum(c.kind == "search" and c.state == "complete" for c in self.record.candidates) + len(self.running)
+        done = sum(c.kind == "search" and c.state == "complete" for c in self.record.candidates)
+        done += sum(c.kind == "search" for c in self.running.values())
         if done >= budget.candidates:
             return False
         if budget.steps is not None and done * self.steps >= budget.steps:
@@ -119,7 +126,7 @@ class Search:
     def resume(self) -> None:
         """Sends on what was running when the last driver died; what it died of twice is failed."""
         for candidate in self.record.candidates:
-            if candidate.kind != "search":
+            if candidate.kind not in TRAINED_HERE:
                 continue
             if candidate.state != "running":
                 self.clear(candidate)  # the last driver may have died just before
@@ -135,18 +142,26 @@ class Search:
     # ---- a candidate's way
 
     def propose(self) -> None:
-        """Makes the next candidate, counts it, records it whole, and sends it on if it breaks no limit."""
+        """Makes the next candidate of the search and enters it."""
         self.check_hope()
-        number = len(self.record.candidates)
         proposal = self.draw()
         self.known.add(proposal.architecture.hash)
         design = Design(proposal.architecture)
-        numbers = complexity(design).numbers()
-        candidate = Candidate(number, design, origin=proposal.origin, numbers=numbers)
+        self.enter(Candidate(len(self.record.candidates), design, origin=proposal.origin), proposal.memory)
+
+    def begin_published(self, name: str, design: Design) -> None:
+        """Begins with a published network as with any other; a search may still find the same architecture itself."""
+        number, details = len(self.record.candidates), {"system": name}
+        self.enter(Candidate(number, design, kind="published", origin=f"published network {name}", details=details))
+
+    def enter(self, candidate: Candidate, memory: Mapping[str, Any] | None = None) -> None:
+        """Counts a new candidate, records it whole, and sends it on if it breaks no limit."""
+        numbers = complexity(candidate.design).numbers()
+        candidate = replace(candidate, numbers=numbers)
         limit = broken(self.plan.limits, numbers)
         if limit is not None:
             candidate = replace(candidate, state="pruned", reason=f"broke {limit}")
-        candidate = self.record.add(candidate, proposal.memory)
+        candidate = self.record.add(candidate, memory)
         if limit is None:
             self.send_on(candidate)
 
@@ -178,7 +193,8 @@ class Search:
         for c in self.record.candidates:
             if belongs(c, self.plan.space):
                 points = tuple(matrix([c], self.plan.objectives)[0]) if c.state == "complete" else None
-                seen.append(Seen(c.number, c.design.architecture, c.state, points, self.record.memory(c.number)))
+                memory, architecture = self.record.memory(c.number), c.design.architecture
+                seen.append(Seen(c.number, architecture, c.state, points, memory))  # type: ignore[arg-type]
         return seen
 
     def send_on(self, candidate: Candidate) -> None:

@@ -28,7 +28,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of it. `training.steps` is the most a candidate is trained; with `fit` fewer, so that `minutes` suffice."""
+    """All of it. `training.steps` is the most a candidate is trained; with `fit` fewer, so that `minutes` suffice.
+
+    beside: published networks that are measured and trained like those found, by name; no sampler sees them.
+    """
 
     space: Space
     objectives: tuple[str, ...]
@@ -45,6 +48,7 @@ class Plan:
     device: str
     confirm_seeds: int
     task_minutes: float | None
+    beside: tuple[tuple[str, Design], ...] = ()
 
     def needs(self, stage: str) -> bool:
         """Whether an objective or a limit wants a number that is `timed` or `trained`."""

@@ -100,12 +100,12 @@ class Record:
     def add(self, candidate: Candidate, memory: Mapping[str, Any] | None = None) -> Candidate:
         """Writes a new candidate, whole, in the state it has; gives it back with its number."""
         number = len(self._candidates)
-        inside = belongs(candidate, self.space)
+        inside, architecture = belongs(candidate, self.space), candidate.design.architecture
         values = self._values(candidate) if candidate.state == "complete" else None
         trial = create_trial(
             state={"running": TrialState.RUNNING, **TRIAL_STATES}[candidate.state],
             values=values,
-            params=self.space.encode(candidate.design.architecture) if inside and self.space else {},
+            params=self.space.encode(architecture) if self.space and inside else {},  # type: ignore[arg-type]
             distributions=dict(self._distributions) if inside else {},
             user_attrs={
                 "design": candidate.design.to_json(),

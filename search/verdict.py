@@ -23,12 +23,12 @@ TIMED_TOGETHER = 12  # networks in one interleaved timing
 
 
 def eligible(candidates: Sequence[Candidate], objectives: Sequence[str], limits: Sequence[Limit]) -> list[Candidate]:
-    """The candidates that may stand on the front: searched to the end, all objectives known, no limit broken."""
+    """The candidates that may stand on the front: trained as all of them, all objectives known, no limit broken."""
     return [
         c
         for c in candidates
         if c.state == "complete"
-        and c.kind == "search"
+        and c.kind in ("search", "published")
         and all(name in c.numbers for name in objectives)
         and broken(limits, c.numbers) is None
     ]

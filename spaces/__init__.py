@@ -2,15 +2,18 @@
 
 from .architecture import Architecture, Block, Frame
 from .blocks import BLOCKS
-from .design import Design, build
+from .design import Design, Published, build, published, published_architecture, read_design
 from .errors import InputError, unknown
+from .forms import inference_form
 from .network import Network
 from .space import BlockChoices, Space
-from .systems import SYSTEMS, System
+from .systems import BUILDABLE, SYSTEMS
+from .systems.system import System
 from .systems.weights import load_published
 
 __all__ = [
     "BLOCKS",
+    "BUILDABLE",
     "SYSTEMS",
     "Architecture",
     "Block",
@@ -19,9 +22,14 @@ __all__ = [
     "Frame",
     "InputError",
     "Network",
+    "Published",
     "Space",
     "System",
     "build",
+    "inference_form",
     "load_published",
+    "published",
+    "published_architecture",
+    "read_design",
     "unknown",
 ]

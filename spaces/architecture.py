@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .blocks import BLOCKS
+from .branches import BRANCHES
 from .errors import InputError, unknown
 from .fusion import FUSIONS
 from .upsampler import UPSAMPLERS
@@ -17,6 +18,8 @@ from .upsampler import UPSAMPLERS
 IMAGE_SKIPS = ("none", "nearest", "bilinear", "bicubic")
 BODY_CONVS = ("none", "before_skip", "after_skip")
 VALUE_RANGES = (1, 255)
+# Settings that older architectures do not name, with the value that changes nothing: of the frame, of a block type.
+LATER: dict[str, dict[str, str]] = {"frame": {"branches": "none"}, "residual": {"norm": "none"}}
 WIDEST = 1024  # a width beyond this is a slip of the keyboard
 
 Choice = str | int | float
@@ -79,6 +82,7 @@ class Frame:
     body_conv: a 3x3 convolution after the fusion, `before_skip`, `after_skip`, or `none`.
     feature_skip: the head's output is added to the body's. slope: of every leaky ReLU in the network.
     mean_shift: subtract DIV2K's mean colour inside. value_range: 1 or 255, the range the network works in inside.
+    branches: what the 3x3 convolutions of the blocks train with in parallel, merged afterwards; a key of `BRANCHES`.
     """
 
     head_depth: int = 1
@@ -88,10 +92,12 @@ class Frame:
     slope: float = 0.05
     mean_shift: bool = False
     value_range: int = 1
+    branches: str = "none"
 
     def __post_init__(self) -> None:
         whole("frame.head_depth", self.head_depth, 1, 4)
         member("frame.body_conv", self.body_conv, BODY_CONVS)
+        member("frame.branches", self.branches, BRANCHES)
         for name in ("head_activation", "feature_skip", "mean_shift"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"frame.{name} must be true or false, not {getattr(self, name)!r}")
@@ -146,7 +152,13 @@ class Architecture:
     @property
     def hash(self) -> str:
         """12 hexadecimal digits, equal for architectures that build the same graph, and across machines."""
-        text = json.dumps(self.canonical().to_json(), sort_keys=True, separators=(",", ":"))
+        said = self.canonical().to_json()
+        # What came later is left out where it is plain, so that a network keeps the name it had before.
+        for part in (said["frame"], *said["blocks"]):
+            for key, plain in LATER.get(part.get("type", "frame"), {}).items():
+                if part[key] == plain:
+                    del part[key]
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:

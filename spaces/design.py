@@ -1,25 +1,57 @@
 """A `Design` is what it takes to build one network; `build` is the one place where networks are made."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from .architecture import Architecture, member
 from .errors import InputError
-from .network import Network
+from .network import Network, check_size
+from .systems import SYSTEMS
 
 LAST_SCALE = 0.3
 
 
 @dataclass(frozen=True)
-class Design:
-    """An architecture, and for a pruned network its plan (kept channels per convolution; none are made yet)."""
+class Published:
+    """A published network that is a module of its own and no architecture of the space: its name in `SYSTEMS`."""
 
-    architecture: Architecture
+    name: str
+
+    def __post_init__(self) -> None:
+        member("published network", self.name, (name for name in SYSTEMS if is_module(name)))
+
+    def canonical(self) -> "Published":
+        """Itself: a name has one spelling."""
+        return self
+
+    @property
+    def hash(self) -> str:
+        """12 hexadecimal digits, from the name."""
+        return hashlib.sha256(f"published:{self.name}".encode()).hexdigest()[:12]
+
+    def summary(self) -> str:
+        """The network in a few words."""
+        return f"{SYSTEMS[self.name].title}, as published"
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return {"system": self.name}
+
+
+@dataclass(frozen=True)
+class Design:
+    """What builds one network, and for a pruned network its plan (kept channels per convolution; none are made yet)."""
+
+    architecture: Architecture | Published
     plan: None = None
 
     @property
@@ -44,11 +76,53 @@ class Design:
             member("key of a design", key, ("architecture", "plan"))
         if data.get("plan") is not None:
             raise InputError("design: this version builds no pruned networks ('plan' must be null)")
-        return cls(Architecture.from_json(data["architecture"]))
+        given = data["architecture"]
+        if isinstance(given, Mapping) and list(given) == ["system"]:
+            return cls(Published(given["system"]))
+        return cls(Architecture.from_json(given))
+
+
+def is_module(name: str) -> bool:
+    """Whether the published network `name` is built from a module of its own."""
+    network = SYSTEMS[name].network
+    return network is not None and not isinstance(network, Architecture)
+
+
+def published(name: str) -> Design:
+    """The design of a published network by its name; InputError where there is none, or none that can be built."""
+    system = SYSTEMS[member("published network", name, SYSTEMS)]
+    if system.network is None:
+        raise InputError(f"the published network '{name}' cannot be built: {system.why_not}")
+    return Design(system.network if isinstance(system.network, Architecture) else Published(name))
+
+
+def published_architecture(name: str) -> Architecture:
+    """The architecture of a published network; InputError where it is none of the space's."""
+    design = published(name)
+    if isinstance(design.architecture, Published):
+        raise InputError(f"the published network '{name}' is a module of its own, not an architecture of blocks")
+    return design.architecture
+
+
+def read_design(path: Path) -> Design:
+    """The design in a JSON file, which may hold the architecture alone; InputError names the file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        is_design = isinstance(data, dict) and "architecture" in data
+        return Design.from_json(data) if is_design else Design(Architecture.from_json(data))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: is not JSON; a network is the architecture.json of an export") from None
 
 
 def build(design: Design | Architecture, *, seed: int = 0, device: str | torch.device = "cpu") -> Network:
-    """Builds the network of a design, with weights that depend on `seed` alone; on the meta device, without weights.
+    """Builds the network of a design in its training form, with weights that depend on `seed` alone.
+
+    On the meta device, without weights. A published network with a module of its own has that class in place of
+    `Network`, and takes and gives the same.
 
     The weights are drawn on the CPU from a generator of their own (the global random state is neither read nor
     moved), uniform within 1 / sqrt(fan-in), biases 0. The last convolution starts smaller, so that the image skip
@@ -57,16 +131,40 @@ def build(design: Design | Architecture, *, seed: int = 0, device: str | torch.d
     architecture = (design.architecture if isinstance(design, Design) else design).canonical()
     if torch.device(device).type == "meta":
         with torch.device("meta"):
-            return Network(architecture)
+            return _unweighted(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # for what is not drawn again below; `torch.manual_seed` moves CUDA's
-        network = Network(architecture)
-    generator = torch.Generator().manual_seed(seed)
-    last = [module for module in network.upsampler.modules() if isinstance(module, nn.Conv2d)][-1]
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
-            bound = (LAST_SCALE if module is last else 1) / math.sqrt(module.weight[0].numel())
-            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        network = _unweighted(architecture)
+    _draw_weights(network, torch.Generator().manual_seed(seed))
     return network.to(device)
+
+
+def _unweighted(architecture: Architecture | Published) -> Any:
+    """The network, with whatever weights its modules come with."""
+    if isinstance(architecture, Architecture):
+        network: nn.Module = Network(architecture)
+    else:
+        network = SYSTEMS[architecture.name].network()  # type: ignore[misc,operator]
+    # A hook, not a line of forward: tracers do not see it, so that exports keep height and width free.
+    network.register_forward_pre_hook(check_size)
+    return network
+
+
+def _draw_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Draws the weights of all convolutions that train; a weight under weight norm too, direction and length."""
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d) and trains(m)]
+    for module in convolutions:
+        fan_in = module.in_channels // module.groups * math.prod(module.kernel_size)
+        bound = (LAST_SCALE if module is convolutions[-1] else 1) / math.sqrt(fan_in)
+        drawn = torch.empty(module.weight.shape).uniform_(-bound, bound, generator=generator)
+        if parametrize.is_parametrized(module, "weight"):
+            module.weight = drawn  # type: ignore[assignment]  # the parametrisation splits it
+        else:
+            module.weight.data.copy_(drawn)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def trains(module: nn.Module) -> bool:
+    """Whether any weight of the module is there to be trained."""
+    return any(parameter.requires_grad for parameter in module.parameters())

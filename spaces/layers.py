@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 KERNELS = ("3x3", "1x3+3x1")
+NORMS = ("none", "batch")
 VARIANCE_FLOOR = 1e-12  # a constant channel has no contrast: the root of exactly 0 has no gradient
 
 
@@ -49,6 +50,11 @@ def uncounted(activation: nn.Module) -> nn.Module:
 def leaky(slope: float) -> nn.Module:
     """The network's leaky ReLU."""
     return nn.LeakyReLU(slope)
+
+
+def norm_layer(kind: str, width: int) -> nn.Module:
+    """Batch norm or nothing; `kind` is one of `NORMS`."""
+    return nn.BatchNorm2d(width) if kind == "batch" else nn.Identity()
 
 
 def population_std(x: Tensor) -> Tensor:

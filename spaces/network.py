@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .architecture import Architecture
 from .blocks import BLOCKS
+from .branches import with_branches
 from .errors import InputError
 from .fusion import FUSIONS
 from .layers import conv3, leaky
@@ -27,7 +28,7 @@ def mean_shift(sign: int, value_range: int) -> nn.Conv2d:
 class Network(nn.Module):
     """A x4 super-resolution network: `[N, 3, h, w]` in [0, 1] to `[N, 3, 4h, 4w]` in about [0, 1], not clamped.
 
-    `minimum_size` is the smallest h and w it can take; a smaller input raises InputError.
+    `minimum_size` is the smallest h and w it can take; on a smaller input a network from `build` raises InputError.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -39,14 +40,13 @@ class Network(nn.Module):
         if frame.head_activation:
             self.head.append(leaky(frame.slope))
         self.blocks = nn.ModuleList(BLOCKS[b.type](a.width, frame.slope, **dict(b.choices)) for b in a.blocks)
+        with_branches(self.blocks, frame.branches)
         self.fusion = FUSIONS[a.fusion](a.width, len(a.blocks), frame.slope)
         self.body_conv = conv3(a.width, a.width) if frame.body_conv != "none" else None
         self.body_conv_after_skip = frame.body_conv == "after_skip"
         self.upsampler = UPSAMPLERS[a.upsampler](a.width, a.upsampler_width, frame.slope)
         self.add_mean = mean_shift(1, frame.value_range) if frame.mean_shift else None
         self.minimum_size = max(getattr(module, "minimum_size", 1) for module in self.modules())
-        # A hook, not a line of forward: tracers do not see it, so that exports keep height and width free.
-        self.register_forward_pre_hook(check_size)
 
     def forward(self, x: Tensor) -> Tensor:
         image = x * self.value_range if self.value_range != 1 else x

@@ -146,7 +146,9 @@ class Space:
             for width in (self.upsampler_widths if UPSAMPLERS[upsampler].WIDTH_STEP else (0,))
         ]
 
-    def __contains__(self, architecture: Architecture) -> bool:
+    def __contains__(self, architecture: object) -> bool:
+        if not isinstance(architecture, Architecture):
+            return False
         a = architecture.canonical()
         return (
             a.width in self.widths

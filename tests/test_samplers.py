@@ -22,7 +22,7 @@ from paretosr.search.plan import Budget, Plan
 from paretosr.search.samplers import SAMPLERS, Start, opened, population
 from paretosr.search.seen import Seen
 from paretosr.search.study import Record
-from paretosr.spaces import BLOCKS, SYSTEMS, Architecture, Block, BlockChoices, Design, Space
+from paretosr.spaces import BLOCKS, Architecture, Block, BlockChoices, Design, Space, published, published_architecture
 
 AIMS = ("psnr_db", "activations_m")
 TYPES = ("residual", "imdb", "rfdb", "scpa", "inverted_residual")
@@ -100,7 +100,7 @@ class TestEverySampler:
 
     def test_begins_with_the_known_networks_that_lie_in_the_space(self, name):
         known = [PLAIN.sample(Random(i)) for i in range(3)]
-        start = Start(2, (known[0], SYSTEMS["rfdn"].architecture, known[1], known[2]))
+        start = Start(2, (known[0], published_architecture("rfdn"), known[1], known[2]))
         seen = []
         for number in range(3):
             proposal = propose(name, PLAIN, seen, number, start)
@@ -156,7 +156,7 @@ def searching(record, sampler, known=()):
         training=Training(1),
         fit=False,
         data=Data(),
-        reference=("rfdn", Design(SYSTEMS["rfdn"].architecture)),
+        reference=("rfdn", published("rfdn")),
         protocol=Protocol(),
         device="cpu",
         confirm_seeds=0,
@@ -174,10 +174,10 @@ def finish(record, candidate, key):
 def foreigners(record):
     """What may stand in a study without belonging to the space."""
     inside = record.candidates[5].design
-    published, wider = Design(SYSTEMS["rfdn"].architecture), replace(inside.architecture, width=10)
+    known, wider = published("rfdn"), replace(inside.architecture, width=10)
     yield Candidate(0, inside, kind="trained", parent=5, origin="candidate 5, trained longer")
-    yield Candidate(0, published, kind="published", origin="published network")
-    yield Candidate(0, published, origin="published network that lies outside")
+    yield Candidate(0, known, kind="published", origin="published network")
+    yield Candidate(0, known, origin="published network that lies outside")
     yield Candidate(0, Design(wider), parent=5, origin="a child that left the space")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from paretosr.search.candidate import STATES, Candidate
 from paretosr.search.study import STUDY_NAME, Record, belongs
-from paretosr.spaces import SYSTEMS, BlockChoices, Design, Space
+from paretosr.spaces import BlockChoices, Design, Space, published
 
 AIMS = ("psnr_db", "latency_ratio", "activations_m")
 SPACE = Space(
@@ -24,7 +24,7 @@ SPACE = Space(
     fusions=("none", "backward"),
     image_skips=("none", "bilinear"),
 )
-OUTSIDE = Design(SYSTEMS["rfdn"].architecture)
+OUTSIDE = published("rfdn")
 COUNTS = {"activations_m": 12.5, "macs_g": 0.1}
 MEASURED = {**COUNTS, "latency_ratio": 0.1 + 0.2, "latency_ms": 3.3, "psnr_db": 26.123456789012345}
 
@@ -215,7 +215,7 @@ def test_a_candidate_is_found_whole_or_not_at_all(record, url):
     third = Record(url, AIMS, SPACE)  # as a driver finds it that was killed while the candidate ran
     assert third.candidates[1] == running
     assert third.memory(1) == {"memory": 2}
-    assert third._trials()[1].params == SPACE.encode(running.design.architecture)
+    assert third._trials()[1].params == SPACE.encode(running.design.architecture)  # type: ignore[arg-type]
     third.close()
 
 

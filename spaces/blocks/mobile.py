@@ -2,13 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..layers import ATTENTIONS, KERNELS, conv1, conv3
-
-NORMS = ("none", "batch")
-
-
-def _norm(kind: str, width: int) -> nn.Module:
-    return nn.BatchNorm2d(width) if kind == "batch" else nn.Identity()
+from ..layers import ATTENTIONS, KERNELS, NORMS, conv1, conv3, norm_layer
 
 
 class InvertedResidual(nn.Module):
@@ -25,11 +19,11 @@ class InvertedResidual(nn.Module):
         super().__init__()
         inner, bias = width * expansion, norm == "none"
         self.widen = conv1(width, inner, bias=bias)
-        self.norm_1 = _norm(norm, inner)
+        self.norm_1 = norm_layer(norm, inner)
         self.filter = conv3(inner, inner, kernel, groups=inner, bias=bias)
-        self.norm_2 = _norm(norm, inner)
+        self.norm_2 = norm_layer(norm, inner)
         self.narrow = conv1(inner, width, bias=bias)
-        self.norm_3 = _norm(norm, width)
+        self.norm_3 = norm_layer(norm, width)
         self.activation = nn.ReLU6()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,12 +44,12 @@ class MobileNetV3(nn.Module):
         super().__init__()
         inner, bias = width * expansion, norm == "none"
         self.widen = conv1(width, inner, bias=bias)
-        self.norm_1 = _norm(norm, inner)
+        self.norm_1 = norm_layer(norm, inner)
         self.filter = conv3(inner, inner, kernel, groups=inner, bias=bias)
-        self.norm_2 = _norm(norm, inner)
+        self.norm_2 = norm_layer(norm, inner)
         self.attention = ATTENTIONS[attention](inner)
         self.narrow = conv1(inner, width, bias=bias)
-        self.norm_3 = _norm(norm, width)
+        self.norm_3 = norm_layer(norm, width)
         self.activation = nn.Hardswish()
 
     def forward(self, x: Tensor) -> Tensor:

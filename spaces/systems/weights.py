@@ -9,14 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..architecture import member
-from ..design import build
+from ..design import build, published
 from ..errors import InputError
 from ..network import Network
 from . import SYSTEMS
 
-WRAPPERS = ("params_ema", "params", "state_dict")  # the averaged weights first: they are the published ones
+WRAPPERS = ("params_ema", "params", "state_dict", "net")  # the averaged weights first: they are the published ones
 PARALLEL_PREFIX = "module."  # what DataParallel writes before every key
+# The two factors of weight norm, as torch's older form names them and as its newer one does.
+WEIGHT_NORM = {
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
 FEW = 3  # keys to name in a message
 
 
@@ -27,13 +31,12 @@ def load_published(name: str, path: Path) -> Network:
     `WRAPPERS`; its keys and shapes must be exactly the network's. No code of the file is run. Raises InputError: no
     such system, a file that cannot be read or holds no state dict, keys missing or foreign, shapes that differ.
     """
-    system = SYSTEMS[member("published network", name, SYSTEMS)]
-    network = build(system.architecture)
+    network = build(published(name))
     wanted = network.state_dict()
     weights: dict[str, Tensor] = {}
     foreign: list[str] = []
     for key, tensor in read_state_dict(path).items():
-        ours = _our_name(key, system.renamed)
+        ours = _our_name(key, SYSTEMS[name].renamed)
         if ours in wanted and ours not in weights:
             weights[ours] = tensor
         else:
@@ -88,11 +91,10 @@ def _is_weight(value: object) -> bool:
 
 def _our_name(key: str, renamed: Mapping[str, str]) -> str:
     module, _, parameter = key.rpartition(".")
-    for theirs, ours in renamed.items():
-        match = re.fullmatch(theirs, module)
-        if match:
-            return f"{match.expand(ours)}.{parameter}"
-    return key
+    matches = ((re.fullmatch(theirs, module), ours) for theirs, ours in renamed.items())
+    found = next((match.expand(ours) for match, ours in matches if match), module)
+    parameter = WEIGHT_NORM.get(parameter, parameter)
+    return f"{found}.{parameter}" if found else parameter
 
 
 def _first(keys: Iterable[str]) -> str:
