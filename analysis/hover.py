@@ -13,7 +13,7 @@ LINE = 78  # characters; a longer architecture is wrapped so that the box stays 
 def candidate_hover(summary: RunSummary, candidate: Candidate) -> str:
     """Returns the hover text of a candidate: standing, architecture, every number with its interval, ties, origin."""
     lines = [f"<b>Candidate {candidate.number}</b>  {' · '.join(standing(summary, candidate))}"]
-    lines += [escape(line) for line in textwrap.wrap(candidate.design.summary(), LINE)]
+    lines += [escape(line) for line in textwrap.wrap(candidate.summary, LINE)]
     for name in measured_names([candidate], summary.objectives):
         interval = interval_text(name, candidate.intervals.get(name))
         line = _number_line(summary, name, measured(candidate, name))
@@ -41,10 +41,12 @@ def standing(summary: RunSummary, candidate: Candidate) -> list[str]:
     words = [
         "chosen" if candidate.number == summary.winner else "",
         "on the front" if candidate.number in summary.front else "",
+        "published" if candidate.kind == "published" else "",
         f"trained longer from {candidate.parent}" if candidate.kind == "trained" else "",
         "confirmed" if candidate.confirmed else "",
     ]
-    return [word for word in words if word] or ["dominated"]
+    words = [word for word in words if word]
+    return words if words and words != ["published"] else ["dominated", *words]
 
 
 def _number_line(summary: RunSummary, name: str, value: float | None) -> str:

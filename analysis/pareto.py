@@ -28,6 +28,7 @@ TRACES = (
     "limit",
     "dominated",
     "front",
+    "published",
     "trained",
     "winner",
     "tied",
@@ -35,14 +36,16 @@ TRACES = (
     "selection",
     "reference",
 )
-BARRED = ("dominated", "front", "trained", "winner")  # those with error bars
+SYMBOLS = {"trained": "diamond", "published": "triangle-up"}  # by the kind of candidate; those of the search: circles
+BARRED = ("dominated", "front", "published", "trained", "winner")  # those with error bars
 
 
 def front_figure(summary: RunSummary, x: str | None = None, y: str | None = None) -> go.Figure:
     """Draws the candidates on a pair of measured numbers, by default PSNR over latency or the first two objectives.
 
-    Front members are filled, the winner stands out, trained children are diamonds joined to their parents, members that
-    cannot be told apart carry a ring; the reference network and bicubic are lines, 95% intervals are error bars.
+    Front members are filled, the winner stands out, published networks are triangles with their names, trained children
+    are diamonds joined to their parents, members that cannot be told apart carry a ring; the reference network and
+    bicubic are lines, 95% intervals are error bars.
     Raises ValueError if no complete candidate has two numbers.
     """
     x, y = (x, y) if x and y else default_pair(summary)
@@ -130,8 +133,8 @@ def _role(summary: RunSummary, candidate: Candidate) -> str | None:
         return "limit" if candidate.state == "pruned" else None
     if candidate.number == summary.winner:
         return "winner"
-    if candidate.kind == "trained":
-        return "trained"
+    if candidate.kind in SYMBOLS:
+        return candidate.kind
     return "front" if candidate.number in summary.front else "dominated"
 
 
@@ -141,8 +144,11 @@ def _traces(summary: RunSummary, rows: dict[str, list[Row]]) -> dict[str, go.Sca
     no_fill = {"color": "rgba(0,0,0,0)", "line": {"color": LIGHT["ink"], "width": 1.5}}
     cross = {"symbol": "x-thin", "size": 8, "line": {"color": LIGHT["other"], "width": 1.5}}
     lying = {name: [i for i in rows[name] if i is not None] for name in TRACES}
-    children = [LIGHT["front" if of_row[i].number in summary.front else "other"] for i in lying["trained"]]
-    symbols = ["diamond" if of_row[i].kind == "trained" else "circle" for i in lying["winner"]]
+    by_standing = {
+        name: [LIGHT["front" if of_row[i].number in summary.front else "other"] for i in lying[name]]
+        for name in SYMBOLS
+    }
+    symbols = [SYMBOLS.get(of_row[i].kind, "circle") for i in lying["winner"]]
     sizes = diameters_px(summary)
     wide = [sizes[i] + 8 for i in lying["tied"]]
     texts = [candidate_hover(summary, c) for c in of_row] + [reference_hover(summary)]
@@ -150,7 +156,10 @@ def _traces(summary: RunSummary, rows: dict[str, list[Row]]) -> dict[str, go.Sca
         "limit": ("over a limit", cross, ""),
         "dominated": ("dominated", {"color": LIGHT["other"], "line": edge}, LIGHT["rule"]),
         "front": ("on the front", {"color": LIGHT["front"], "line": edge}, LIGHT["front"]),
-        "trained": ("trained longer", {"color": children, "symbol": "diamond", "line": edge}, LIGHT["other"]),
+        **{
+            name: (said, {"color": by_standing[name], "symbol": SYMBOLS[name], "line": edge}, LIGHT["other"])
+            for name, said in (("published", "published"), ("trained", "trained longer"))
+        },
         "winner": ("chosen", {"color": LIGHT["winner"], "symbol": symbols, "line": edge}, LIGHT["winner"]),
         "tied": ("cannot be told apart", {**no_fill, "size": wide}, ""),
         "selection": ("selected", no_fill, ""),
@@ -164,10 +173,15 @@ def _traces(summary: RunSummary, rows: dict[str, list[Row]]) -> dict[str, go.Sca
         name: _points(said, {"size": [sizes[i] for i in lying[name]], **marker}, [texts[i] for i in lying[name]], bars)
         for name, (said, marker, bars) in markers.items()
     }
-    numbers = [str(of_row[i].number) for i in lying["labels"]]
+    # A published network has its name below it; where it was chosen it is no triangle of that trace any more.
+    unnamed = [of_row[i] for i in lying["labels"]]
+    numbers = [str(c.details.get("system", c.number) if c.number == summary.winner else c.number) for c in unnamed]
     unseen = {"size": [sizes[i] for i in lying["labels"]], "opacity": 0}  # keeps the numbers clear of the markers
     quiet = {"hoverinfo": "skip", "cliponaxis": False}
     thin, strong = {"color": LIGHT["other"], "dash": "dot", "width": 1}, {"color": LIGHT["front"], "width": 1.5}
+    names = [str(of_row[i].details.get("system", "")) for i in lying["published"]]
+    small = {"size": 11, "color": LIGHT["muted"]}
+    traces["published"].update(mode="markers+text", text=names, textposition="bottom center", textfont=small)
     traces["selection"].update(showlegend=False, hoverinfo="skip", hovertext=None)
     return traces | {
         "connectors": go.Scatter(name="trained from", mode="lines", line=thin, showlegend=False, **quiet),

@@ -143,7 +143,9 @@ def _marks(summary: RunSummary, x: str, y: str, across: Scale, up: Scale) -> lis
             if candidate.number in summary.front
             else "other"
         )
-        parts.append(_marker(px, py, sizes[row] / 2, role, diamond=candidate.kind == "trained"))
+        parts.append(_marker(px, py, sizes[row] / 2, role, candidate.kind))
+        if candidate.kind == "published":
+            parts.append(_text(px, round(py + sizes[row] / 2 + 12, 1), str(candidate.details.get("system")), size=11))
         if candidate.tied_with and candidate.number in summary.front:
             parts.append(f'<circle cx="{px}" cy="{py}" r="{sizes[row] / 2 + 4}" fill="none" stroke="{LIGHT["ink"]}"/>')
     vertical, horizontal = pair["textposition"].split()
@@ -159,24 +161,29 @@ def _marks(summary: RunSummary, x: str, y: str, across: Scale, up: Scale) -> lis
 def _legend(summary: RunSummary) -> list[str]:
     complete = summary.complete
     shown = {
-        "chosen": ("winner", False, summary.winner is not None),
-        "on the front": ("front", False, bool(summary.front)),
-        "dominated": ("other", False, any(c.number not in summary.front for c in complete)),
-        "trained longer": ("other", True, any(c.kind == "trained" for c in complete)),
+        "chosen": ("winner", "search", summary.winner is not None),
+        "on the front": ("front", "search", bool(summary.front)),
+        "dominated": ("other", "search", any(c.number not in summary.front for c in complete)),
+        "published": ("other", "published", any(c.kind == "published" for c in complete)),
+        "trained longer": ("other", "trained", any(c.kind == "trained" for c in complete)),
     }
     parts, at = [], LEFT
-    for words, (role, diamond, present) in shown.items():
+    for words, (role, kind, present) in shown.items():
         if present:
-            parts += [_marker(at + 6, 496, 6, role, diamond=diamond), _text(at + 18, 500, words, anchor="start")]
+            parts += [_marker(at + 6, 496, 6, role, kind), _text(at + 18, 500, words, anchor="start")]
             at += 36 + 7 * len(words)
     if any("activations_m" in c.numbers for c in complete):
         parts.append(_text(RIGHT, 500, "area of a marker: activations", anchor="end"))
     return parts
 
 
-def _marker(x: float, y: float, radius: float, role: str, *, diamond: bool) -> str:
+def _marker(x: float, y: float, radius: float, role: str, kind: str) -> str:
+    """A circle; of another training a diamond, of a published network a triangle."""
     look = f'fill="{LIGHT[role]}" stroke="{LIGHT["paper"]}"'
-    if diamond:
+    if kind == "published":
+        width = 1.8 * radius
+        return f'<path d="M{x} {y - radius:.1f}l{width / 2:.1f} {width:.1f}h-{width:.1f}z" {look}/>'
+    if kind == "trained":
         return f'<path d="M{x} {y - radius:.1f}l{radius} {radius}l-{radius} {radius}l-{radius} -{radius}z" {look}/>'
     return f'<circle cx="{x}" cy="{y}" r="{radius}" {look}/>'
 

@@ -105,6 +105,7 @@ def _demo_warning(summary: RunSummary) -> str:
 def _standing(summary: RunSummary) -> str:
     """Says in a line what became of the candidates."""
     searched = [c for c in summary.candidates if c.kind != "trained"]
+    known = sum(c.kind == "published" for c in searched)
     children = sum(c.kind == "trained" and c.state == "complete" for c in summary.candidates)
     states = {state: sum(c.state == state for c in searched) for state in ("complete", "pruned", "failed", "running")}
     parts = [
@@ -114,7 +115,9 @@ def _standing(summary: RunSummary) -> str:
         f"{states['failed']:,} failed" if states["failed"] else "",
         f"{states['running']:,} still running" if states["running"] else "",
     ]
-    return f"{counted(len(searched), 'candidate')}: {', '.join(part for part in parts if part)}." if searched else ""
+    beside = f", {known} of them published networks" if known else ""
+    said = ", ".join(part for part in parts if part)
+    return f"{counted(len(searched), 'candidate')}{beside}: {said}." if searched else ""
 
 
 def _tiles(summary: RunSummary) -> list[dict[str, str]]:

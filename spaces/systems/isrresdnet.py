@@ -65,7 +65,8 @@ class NoiseLevel(nn.Module):
 class Denoiser(nn.Module):
     """What is noise in an image, `[N, 3, H, W]` to the same: a 5x5 convolution, PReLU, a transposed one, projection.
 
-    The projection is onto the l2 ball of radius exp(alpha) x noise level x root(values - 1), where alpha is learned.
+    The projection is onto the l2 ball of radius exp(alpha) x noise level x root(values), where alpha is learned; the
+    sibling takes one value less.
     """
 
     flops_counted = False  # for alpha; the children count
@@ -79,9 +80,8 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, noise_level: Tensor) -> Tensor:
         found = self.gather(self.activation(self.spread(x)))
-        # Norms are compared per value, so that the size of the image need not become a tensor.
-        values = x.shape[1] * x.shape[2] * x.shape[3]
-        norm = (found.pow(2).sum((1, 2, 3), keepdim=True) / (values - 1) + VARIANCE_FLOOR).sqrt()
+        # Both norms are taken over root(values): a sum of squares over an image is beyond half precision.
+        norm = (found.pow(2).mean((1, 2, 3), keepdim=True) + VARIANCE_FLOOR).sqrt()
         radius = self.alpha.exp() * noise_level
         return found * (radius / torch.maximum(norm, radius))
 
