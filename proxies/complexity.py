@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
 from ..spaces import Architecture, Design, InputError, build
+from ..spaces.forms import merge
 
 Inputs = tuple[Tensor, ...]
 
@@ -62,13 +63,14 @@ Rule = Callable[[Any, Inputs, Tensor], Cost]  # (module, what it was called with
 def complexity(network: nn.Module | Design | Architecture, size: tuple[int, int] = (256, 256)) -> Complexity:
     """Counts one network on one RGB image of `size` (height, width) low-resolution pixels.
 
-    A design or an architecture is built on the meta device; a module is left exactly as it was. Raises `InputError`
+    A design or an architecture is built on the meta device; a module is left exactly as it was. What is counted is the
+    inference form, but both factors of weight norm, as the challenge did. Raises `InputError`
     where a network would be miscounted: a module with weights but without a rule, or a convolution that is called as
     a function. A module that says `flops_counted = False` is excused: what it does by itself counts nothing (its
     children do count).
     """
-    model = _on_meta(network) if isinstance(network, nn.Module) else build(network, device="meta")
-    model.eval()
+    whole = _on_meta(network) if isinstance(network, nn.Module) else build(network, device="meta")
+    model = merge(whole.eval(), fold_weight_norm=False)
     _refuse_unruled(model)
     costs: list[Cost] = []
     kind = next((p.dtype for p in model.parameters()), torch.get_default_dtype())

@@ -9,42 +9,51 @@ import copy
 import math
 import os
 import shutil
-import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..spaces import InputError, unknown
 from .device import device_facts as device_facts  # part of this door: what to record beside a timing
 from .device import device_lock, find_device, measuring
+from .latency_methods import METHODS, Forward, Timing
+from .latency_methods import summarise as summarise  # part of this door
 
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 EXECUTIONS = ("eager", "compiled", "graph")
 
-# A sample of a quick network is the mean over at least this long. A few milliseconds would do for the clock, but not on
-# a busy machine: against a reference of 65 ms, samples of 7 ms spread the ratio by 4.8%, samples of 30 ms by 2.0%.
-SAMPLE_MS = 25.0
-RESAMPLES = 2000  # of the bootstrap
-
-Forward = Callable[[], object]
+# What the challenges' scripts fix: with anything else the number would be none of theirs.
+FIXED: dict[str, dict[str, Any]] = {
+    "steady": {},
+    "aim2020": {"execution": "eager", "batch": 1, "cudnn_benchmark": True},
+    "ntire": {"execution": "eager", "batch": 1, "cudnn_benchmark": False},
+}
+# The fields that mean nothing to a protocol.
+UNUSED: dict[str, tuple[str, ...]] = {
+    "steady": ("images",),
+    "aim2020": ("warmup_s", "rounds", "max_rounds"),
+    "ntire": ("warmup_s", "rounds", "max_rounds"),
+}
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How latency is measured; all that changes the number is in `label()`.
 
-    `precision`: fp32 (TF32 off), tf32 (CUDA only), fp16 or bf16 (weights and input cast). `layout`: nchw or nhwc.
-    `execution`: eager, compiled (torch.compile), or graph (a replayed CUDA graph). `batch` images of `size` (height,
-    width) low-resolution pixels. `threads`: on a CPU. `warmup_s`: seconds per network. `rounds`: how many at first,
-    and again while an interval is wider than `interval` (its width over its ratio), up to `max_rounds`.
-    Raises InputError where a value makes no sense.
+    `name`: of `METHODS`, which say what is faithful in those of the challenges. `precision`: fp32 (TF32 off), tf32
+    (CUDA only), fp16 or bf16 (weights and input cast). `layout`: nchw or nhwc. `execution`: eager, compiled
+    (torch.compile), or graph (a replayed CUDA graph). `batch` images of `size` (height, width) low-resolution pixels.
+    `threads`: on a CPU. `interval`: the widest that is not marked, its width over its ratio.
+
+    Of `steady` alone: `warmup_s`, seconds per network; `rounds`, how many at first, and again while an interval is
+    wider than `interval`, up to `max_rounds`. Of the challenges alone: `images`, how many there are in a pass; most of
+    them have `size` (see `sizes`). Raises InputError where a value makes no sense, or none with this `name`.
     """
 
     name: str = "steady"
@@ -59,6 +68,7 @@ class Protocol:
     rounds: int = 12
     max_rounds: int = 36
     interval: float = 0.05
+    images: int = 100  # as many as DIV2K has for validation
 
     def __post_init__(self) -> None:
         for what, given, known in (
@@ -79,6 +89,7 @@ class Protocol:
             ("size", width, 1),
             ("threads", self.threads, 1),
             ("rounds", self.rounds, 5),  # fewer give no interval worth the name
+            ("images", self.images, 5),
             ("max_rounds", self.max_rounds, self.rounds),
         ):
             if not isinstance(given, int) or isinstance(given, bool) or given < least:
@@ -88,15 +99,33 @@ class Protocol:
         for what, given in (("warmup_s", self.warmup_s), ("interval", self.interval)):
             if not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given < math.inf:
                 raise InputError(f"latency: {what} must be a positive number, not {given!r}")
+        defaults = {field.name: field.default for field in fields(self)}
+        for what, why in misfits(self.name, asdict(self), defaults):
+            raise InputError(f"latency: {what} {why}")
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The size of every image of a pass, in order; `steady` has one image.
+
+        Of eight images of a challenge five have `size`, one is turned by a quarter, one is 17/15 and one 17/20 as high:
+        339x510 gives 510x339, 384x510 and 288x510, shapes that DIV2K's x4 images have. The mix is ours.
+        """
+        height, width = self.size
+        if self.name == "steady":
+            return (self.size,)
+        flat, tall = (round(height * 17 / 20), width), (round(height * 17 / 15), width)
+        mix = (self.size, self.size, (width, height), self.size, tall, self.size, flat, self.size)
+        return tuple(mix[number % len(mix)] for number in range(self.images))
 
     def label(self) -> str:
         """All that changes the number, in one line."""
         height, width = self.size
         threads = f"{self.threads} CPU thread{'' if self.threads == 1 else 's'}"
         benchmark = "on" if self.cudnn_benchmark else "off"
+        input_ = f"batch {self.batch} of" if self.name == "steady" else f"{self.images} images like"
         return (
             f"{self.name}, {self.precision}, {self.layout.upper()}, {self.execution}, "
-            f"batch {self.batch} of 3x{height}x{width}, {threads}, cuDNN benchmark {benchmark}"
+            f"{input_} 3x{height}x{width}, {threads}, cuDNN benchmark {benchmark}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -104,53 +133,17 @@ class Protocol:
         return {**asdict(self), "size": list(self.size)}
 
 
-@dataclass(frozen=True)
-class Timing:
-    """One network's time for one forward of the protocol's batch; lower is better.
+def misfits(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(field, why) for each value that does not go with the protocol `name`: another than it fixes, or without effect.
 
-    `latency_ms` is the median, `iqr_ms` the interquartile range. `ratio` is the median over the rounds of (this
-    network's time / the reference's time), `ratio_low` and `ratio_high` its 95% bootstrap interval. Both lists of
-    samples have one entry per round. `wide`: the interval is wider than the protocol asked, in spite of more rounds.
+    A field without effect must stand at its default, so that nobody believes in a setting that changes nothing.
     """
-
-    latency_ms: float
-    iqr_ms: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    samples_ms: tuple[float, ...]
-    reference_samples_ms: tuple[float, ...]
-    wide: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-
-def summarise(samples_ms: Sequence[float], reference_samples_ms: Sequence[float], interval: float) -> Timing:
-    """The statistics of one network's samples beside the reference's of the same rounds; pure, and seeded.
-
-    The ratio is the median of the rounds' ratios, not the ratio of the two medians: a machine that is slow for some of
-    the rounds is slow for both networks, which a round's ratio does not see, while two medians may be taken from
-    different states of the machine. Source of the interval: Efron and Tibshirani 1993, percentile bootstrap.
-    """
-    own, reference = np.asarray(samples_ms, float), np.asarray(reference_samples_ms, float)
-    if own.shape != reference.shape or own.ndim != 1 or not own.size:
-        raise ValueError(f"samples must be two lists of equal length, not of shapes {own.shape} and {reference.shape}")
-    ratios = own / reference
-    draws = np.random.default_rng(0).integers(0, own.size, (RESAMPLES, own.size))
-    low, high = np.quantile(np.median(ratios[draws], axis=1), [0.025, 0.975])
-    ratio = float(np.median(ratios))
-    return Timing(
-        latency_ms=float(np.median(own)),
-        iqr_ms=float(np.subtract(*np.quantile(own, [0.75, 0.25]))),
-        ratio=ratio,
-        ratio_low=float(low),
-        ratio_high=float(high),
-        samples_ms=tuple(own.tolist()),
-        reference_samples_ms=tuple(reference.tolist()),
-        wide=bool(high - low > interval * ratio),
-    )
+    for what, value in FIXED[name].items():
+        if given[what] != value:
+            yield what, f"must be {str(value).lower()} with the protocol '{name}', not {str(given[what]).lower()}"
+    for what in UNUSED[name]:
+        if given[what] != defaults[what]:
+            yield what, f"has no effect with the protocol '{name}'; leave it at {defaults[what]}"
 
 
 def time_together(
@@ -175,6 +168,7 @@ def peak_memory_mb(network: nn.Module, protocol: Protocol, device: str) -> float
     """The most memory that weights, input and one forward held at once, in units of 2^20 bytes; None on a CPU.
 
     It is `max_memory_allocated`, less what was allocated before. A graph is measured as eager, whose buffers it keeps.
+    Of images of several sizes the largest counts; one of each other size is there beside it.
     """
     found = find_device(device)
     if found.type != "cuda":
@@ -182,11 +176,14 @@ def peak_memory_mb(network: nn.Module, protocol: Protocol, device: str) -> float
     _refuse_impossible(protocol, found)
     with device_lock(device), _conditions(protocol, found):
         before = torch.cuda.memory_allocated(found)
-        forward = _prepare(network, protocol, found, execution="eager" if protocol.execution == "graph" else None)
-        forward()  # compiles, and tries cuDNN's algorithms, whose workspaces are not the network's
+        forwards = _prepare(network, protocol, found, execution="eager" if protocol.execution == "graph" else None)
+        forwards = list(dict.fromkeys(forwards))  # one for each size
+        for forward in forwards:
+            forward()  # compiles, and tries cuDNN's algorithms, whose workspaces are not the network's
         torch.cuda.synchronize(found)
         torch.cuda.reset_peak_memory_stats(found)
-        forward()
+        for forward in forwards:
+            forward()
         torch.cuda.synchronize(found)
         return (torch.cuda.max_memory_allocated(found) - before) / 2**20
 
@@ -198,66 +195,27 @@ def _conditions(protocol: Protocol, device: torch.device) -> AbstractContextMana
     )
 
 
-def _steady(
-    forwards: Mapping[str, Forward], reference: str, protocol: Protocol, device: torch.device
-) -> dict[str, Timing]:
-    """Warm-up by time, then rounds that time every network once, each in an order of its own (by a fixed seed).
+def _prepare(
+    network: nn.Module, protocol: Protocol, device: torch.device, execution: str | None = None
+) -> list[Forward]:
+    """For each image of the protocol one call without arguments, all of one copy of the network in the protocol's form.
 
-    After each batch of rounds those networks go on whose interval is still too wide, and the reference with them.
+    Images of one size are one image, since pixels do not change the time.
     """
-    repeats = {name: _warm_up(forward, protocol, device) for name, forward in forwards.items()}
-    samples: dict[str, list[float]] = {name: [] for name in forwards}
-    timings: dict[str, Timing] = {}
-    running = list(forwards)
-    done = 0
-    while running and done < protocol.max_rounds:
-        upto = min(done + protocol.rounds, protocol.max_rounds)
-        for number in range(done, upto):
-            for place in np.random.default_rng(number).permutation(len(running)):
-                name = running[place]
-                samples[name].append(_sample_ms(forwards[name], repeats[name], device))
-        done = upto
-        timings |= {name: summarise(samples[name], samples[reference], protocol.interval) for name in running}
-        wide = [name for name in running if timings[name].wide]
-        running = [*wide, reference] if wide else []
-    return {name: timings[name] for name in forwards}
-
-
-def _warm_up(forward: Forward, protocol: Protocol, device: torch.device) -> int:
-    """Runs for the protocol's time, at least twice; gives how many forwards make a sample of `SAMPLE_MS`."""
-    fastest, calls, start = math.inf, 0, time.perf_counter()
-    while calls < 2 or time.perf_counter() - start < protocol.warmup_s:
-        fastest = min(fastest, _sample_ms(forward, 1, device))
-        calls += 1
-    return max(1, math.ceil(SAMPLE_MS / max(fastest, 1e-3)))
-
-
-def _sample_ms(forward: Forward, repeats: int, device: torch.device) -> float:
-    """Milliseconds of one forward, the mean over `repeats` in a row; on CUDA, between two events of its stream."""
-    if device.type == "cpu":
-        start = time.perf_counter()
-        for _ in range(repeats):
-            forward()
-        return (time.perf_counter() - start) * 1e3 / repeats
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize(device)
-    begin.record()
-    for _ in range(repeats):
-        forward()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / repeats
-
-
-def _prepare(network: nn.Module, protocol: Protocol, device: torch.device, execution: str | None = None) -> Forward:
-    """A copy of the network in the protocol's form, and its input, as one call without arguments."""
     kind, layout = PRECISIONS[protocol.precision], LAYOUTS[protocol.layout]
+    images = {}
     with torch.inference_mode(False), torch.no_grad():
         model = copy.deepcopy(network).eval().to(device, kind).to(memory_format=layout)  # type: ignore[call-overload]
-        shape = (protocol.batch, 3, *protocol.size)
-        image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-        image = image.to(device=device, dtype=kind, memory_format=layout)
-    execution = execution or protocol.execution
+        for size in set(protocol.sizes):
+            shape = (protocol.batch, 3, *size)
+            image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+            images[size] = image.to(device=device, dtype=kind, memory_format=layout)
+    forwards = {size: _forward(model, image, execution or protocol.execution) for size, image in images.items()}
+    return [forwards[size] for size in protocol.sizes]
+
+
+def _forward(model: nn.Module, image: Tensor, execution: str) -> Forward:
+    """The model applied to the image, executed as asked, as a call without arguments."""
     if execution == "graph":
         return _graphed(model, image)
     forward = torch.compile(_own_code(model), dynamic=False, fullgraph=True) if execution == "compiled" else model
@@ -308,12 +266,9 @@ def _refuse_impossible(protocol: Protocol, device: torch.device) -> None:
         raise InputError("latency: execution 'compiled' needs a C++ compiler (g++ or clang++), and none is installed")
 
 
-# How a protocol turns prepared forwards into timings: (forwards by name, reference, protocol, device) -> timings.
-METHODS: dict[str, Callable[[Mapping[str, Forward], str, Protocol, torch.device], dict[str, Timing]]] = {
-    "steady": _steady,
-}
-
 # The protocols by name, with their defaults.
 PROTOCOLS: dict[str, Protocol] = {
     "steady": Protocol(),
+    "aim2020": Protocol("aim2020", size=(339, 510)),
+    "ntire": Protocol("ntire", size=(339, 510), cudnn_benchmark=False),
 }

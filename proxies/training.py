@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..spaces import Design, InputError, build, unknown
+from .losses import LOSSES, batch_loss, refuse_untrainable
 from .patches import Patches
 from .writing import write_bytes
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss}
 CURVE_POINTS = 60  # a curve has about this many points, however long the training
 # What torch.load and a foreign content may raise.
 UNREADABLE = (
@@ -95,8 +94,9 @@ class State:
 
 
 def begin(design: Design, training: Training, *, seed: int, device: str = "cpu") -> State:
-    """A training at step 0; the weights depend on `seed` alone."""
+    """A training at step 0; the weights depend on `seed` alone. InputError for a loss that is not for this network."""
     network = build(design, seed=seed, device=device).train()
+    refuse_untrainable(network, design.summary(), training.loss)
     if device.startswith("cuda"):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = [p for p in network.parameters() if p.requires_grad]
@@ -118,7 +118,7 @@ def train(
     The network and the optimiser of `state` are moved on in place. Raises TrainingFailed on a non-finite loss.
     """
     network, optimiser, device = state.network, state.optimiser, next(state.network.parameters()).device
-    loss_of, on_cuda = LOSSES[training.loss], device.type == "cuda"
+    on_cuda = device.type == "cuda"
     every = max(1, training.steps // CURVE_POINTS)
     for step in range(state.step, min(state.step + steps, training.steps)):
         started = time.perf_counter()
@@ -128,7 +128,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = training.rate(step)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=on_cuda):
-            loss = loss_of(network(lr).float(), hr)
+            loss = batch_loss(training.loss, network, lr, hr)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_bytes
 
-from ..spaces import Design, build
+from ..spaces import Design, build, inference_form
 from .bicubic import Border
 from .image_sources import Role
 from .images import ImageSet, load_images
@@ -130,8 +130,8 @@ def perform(work: Work, report: Report, stop: Stop) -> dict[str, Any] | None:
 
 def measure_times(work: TimeWork) -> dict[str, Any]:
     """For each name, and the reference: median, interval of the ratio, raw samples, memory where there is any."""
-    networks = {name: build(design, device=work.device) for name, design in work.designs.items()}
-    networks[REFERENCE] = build(work.reference, device=work.device)
+    designs = {**work.designs, REFERENCE: work.reference}
+    networks = {name: inference_form(build(design, device=work.device)) for name, design in designs.items()}
     if work.folder:
         mark_running(Path(work.folder), "timing")
     timings = time_together(networks, REFERENCE, work.protocol, work.device)
@@ -156,7 +156,7 @@ def measure_speed(work: SpeedWork) -> dict[str, Any]:
         state = train(state, endless, patches, 1000, lambda _, t=started: time.perf_counter() - t > 0.7)
         step_s.append((state.seconds - warm_s) / (state.step - warm_steps))
         started = time.perf_counter()
-        evaluate(finished_network(state), validation, device=work.device)
+        evaluate(inference_form(finished_network(state)), validation, device=work.device)
         evaluation_s.append(time.perf_counter() - started)
     return {"step_s": sum(step_s) / len(step_s), "evaluation_s": sum(evaluation_s) / len(evaluation_s)}
 
@@ -183,7 +183,7 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     network = finished_network(state)
     # Where it stands goes into the word that is left: two deaths at one image may be its fault, at two images hardly.
     result = evaluate(
-        network,
+        inference_form(network),
         validation,
         device=work.device,
         before_image=lambda name: mark_running(folder, f"measuring {name}{began}"),

@@ -17,17 +17,18 @@ from ..proxies.complexity import complexity
 from ..proxies.device import device_facts, find_device
 from ..proxies.image_decoding import decode
 from ..proxies.images import load_images
-from ..proxies.latency import PROTOCOLS, time_together
+from ..proxies.latency import PROTOCOLS, Protocol, time_together
 from ..proxies.psnr import bicubic_baseline, evaluate
 from ..proxies.writing import whole
-from ..spaces import SYSTEMS, Architecture, Design, InputError, build, unknown
+from ..spaces import SYSTEMS, Design, InputError, build, inference_form, published, unknown
 from ..spaces.systems.weights import load_published
+from .recipe_file import read_recipe
 
 
 def design_of(target: str) -> Design:
     """The design of a system's name, an architecture.json, or an exported folder."""
     if target in SYSTEMS:
-        return Design(SYSTEMS[target].architecture)
+        return published(target)
     path = Path(target)
     if path.is_dir():
         path = path / "architecture.json"
@@ -35,24 +36,41 @@ def design_of(target: str) -> Design:
         raise InputError(f"{target}: {unknown('system', target, SYSTEMS)}, and no such file")
     try:
         data = json.loads(path.read_text())
-        return Design.from_json(data) if "architecture" in data else Design(Architecture.from_json(data))
+        # An architecture alone may be that of a published network, {"system": "pan"}, which `Design` knows.
+        return Design.from_json(data if "architecture" in data else {"architecture": data})
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}") from None
 
 
+def timing_protocol(protocol: str | None, recipe: str | None, size: int | None) -> Protocol:
+    """The protocol of that name, on images of `size` where it is given, or the one of a recipe's latency part."""
+    if recipe is not None:
+        if protocol is not None or size is not None:
+            raise InputError("--recipe says all about the timing: leave --protocol and --size out")
+        return read_recipe(recipe).make_protocol()
+    name = protocol or "steady"
+    if name not in PROTOCOLS:
+        raise InputError(unknown("protocol", name, PROTOCOLS))
+    if size is None:
+        return replace(PROTOCOLS[name], size=(256, 256)) if name == "steady" else PROTOCOLS[name]
+    return replace(PROTOCOLS[name], size=(size, size))
+
+
 def measure(
-    targets: Sequence[str], device: str, reference: str, size: int, counts_only: bool, console: Console
+    targets: Sequence[str], device: str, reference: str, protocol: Protocol, counts_only: bool, console: Console
 ) -> None:
     """Counts the networks, and times them together with the reference."""
     designs = {target: design_of(target) for target in targets}
     table = Table()
     for heading in ("network", "parameters", "MACs (G)", "FLOPs (G)", "activations (M)", "convolutions"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
-    timings, place, protocol = {}, str(find_device(device)), replace(PROTOCOLS["steady"], size=(size, size))
+    timings, place = {}, str(find_device(device))
     if not counts_only:
-        networks: dict[str, nn.Module] = {name: build(design, device=place) for name, design in designs.items()}
+        networks: dict[str, nn.Module] = {
+            name: inference_form(build(design, device=place)) for name, design in designs.items()
+        }
         named = f"{reference} (reference)"
-        networks[named] = build(design_of(reference), device=place)
+        networks[named] = inference_form(build(design_of(reference), device=place))
         timings = time_together(networks, named, protocol, place)
         designs.setdefault(named, design_of(reference))
         for heading in ("latency (ms)", f"x {reference}", "95 % interval"):
@@ -78,7 +96,7 @@ def network_to_use(model: Path | None, system: str | None, weights: Path | None)
     if model is None and system is not None and weights is not None:
         if system not in SYSTEMS:
             raise InputError(unknown("system", system, SYSTEMS))
-        return load_published(system, weights).eval()
+        return inference_form(load_published(system, weights))
     raise InputError("name either an exported folder, or --system and --weights")
 
 

@@ -4,18 +4,20 @@ The string below a key is what editors and `docs/recipes.md` say about it. The m
 of the floors below that the parts describe.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..proxies.bicubic import BORDERS
-from ..proxies.latency import EXECUTIONS, LAYOUTS, PRECISIONS, PROTOCOLS, Protocol
-from ..proxies.training import LOSSES, SCHEDULES
+from ..proxies.latency import EXECUTIONS, LAYOUTS, PRECISIONS, PROTOCOLS, UNUSED, Protocol
+from ..proxies.losses import LOSSES
+from ..proxies.training import SCHEDULES
 from ..search.objectives import OBJECTIVES, Limit
 from ..search.samplers import SAMPLERS
 from ..search.verdict import WinnerRule
-from ..spaces import SYSTEMS, BlockChoices, Frame, InputError, Space
+from ..spaces import BUILDABLE, BlockChoices, Frame, InputError, Space
 from ..spaces.architecture import BODY_CONVS, IMAGE_SKIPS, VALUE_RANGES, WIDEST
+from ..spaces.branches import BRANCHES
 from ..spaces.fusion import FUSIONS
 from ..spaces.space import DEEPEST
 from ..spaces.upsampler import UPSAMPLERS
@@ -35,7 +37,7 @@ class Part(BaseModel):
 Positive = Annotated[int, Field(ge=1)]
 Above0 = Annotated[float, Field(gt=0)]
 Path = Annotated[str, Field(min_length=1, title="a path")]
-System = Annotated[str, OneOf("system", SYSTEMS)]
+System = Annotated[str, OneOf("system", BUILDABLE)]
 Number = Annotated[str, OneOf("number to limit", OBJECTIVES)]
 
 
@@ -71,6 +73,9 @@ class FramePart(Part):
     """DIV2K's mean colour is taken off inside the network, and put back at its end."""
     value_range: Annotated[int, OneOf("value_range", VALUE_RANGES)] = 1
     """Range of the values inside the network; networks take and give images in [0, 1] in any case."""
+    branches: Annotated[str, OneOf("branches", BRANCHES)] = "none"
+    """What the 3x3 convolutions of the blocks train with in parallel, merged before anything is timed or exported:
+    nothing, 1x3 and 3x1 (`asymmetric`, as ACNet does), or these with a batch norm after each."""
 
 
 Choices = dict[str, list[str | int | float]]
@@ -135,6 +140,9 @@ class SearchPart(Part):
     """Networks drawn at random, after those of `seeded_with`, before `evolution` begins; every block type comes up."""
     seeded_with: Annotated[list[System], ONCE] = []
     """Published networks to begin with. They must lie in the space, its frame included."""
+    beside: Annotated[list[System], ONCE] = []
+    """Published networks that are measured and trained as those of the search are, and shown beside them; they need not
+    lie in the space, and `candidates` does not count them."""
     task_minutes: Above0 | None = None
     """A single training or timing that takes longer has failed."""
 
@@ -157,7 +165,8 @@ class TrainPart(Part):
     milestones: list[Annotated[float, Field(gt=0, lt=1, title="a share of the steps, above 0 and below 1")]] = []
     """For that schedule: the shares of the steps after which the rate is halved, like [0.5, 0.8]."""
     loss: Annotated[str, OneOf("loss", LOSSES)] = "l1"
-    """What is minimised."""
+    """What is minimised: `l1`; `charbonnier`, which is smooth at 0; `l2`; `gradient`, L1 of pixels and a little of the
+    differences between neighbours; `multi_exit`, the mean L1 over all exits of a network that has early ones."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the running mean of the weights, which is then what is judged and kept; 0.999 is usual."""
 
@@ -166,7 +175,10 @@ class LatencyPart(Part):
     """How latency is measured. All of it is part of the number: figures that differ in any of it do not compare."""
 
     protocol: Annotated[str, OneOf("protocol", PROTOCOLS)] = "steady"
-    """`steady`: warm up, then time all networks and the reference in turn, round by round, and take medians."""
+    """`steady`: warm up, then time all networks and the reference in turn, round by round, and take medians. Two
+    others time whole images of several sizes, one at a time and without a warm-up, as challenges did: `aim2020` takes
+    the mean over the images, best of three passes; `ntire` the mean of one pass, with cuDNN's benchmark off. Both want
+    `execution: eager` and `batch: 1`."""
     precision: Annotated[str, OneOf("precision", PRECISIONS)] = "fp32"
     """Of weights and input. `fp32` has TF32 off; `tf32` exists on a GPU only."""
     layout: Annotated[str, OneOf("layout", LAYOUTS)] = "nchw"
@@ -176,19 +188,32 @@ class LatencyPart(Part):
     batch: Annotated[int, Field(ge=1, le=1024)] = 1
     """Images in a forward."""
     size: Annotated[tuple[int, int], values.SIZE, values.SIZE_SCHEMA] = (256, 256)
-    """LR pixels of the timed image."""
+    """LR pixels of the timed image. For `aim2020` and `ntire` of most images, by default [339, 510]; of eight one is
+    turned by a quarter, one a little higher and one a little lower."""
+    images: Annotated[int, Field(ge=5, le=1000)] = 100
+    """For `aim2020` and `ntire`: images of a pass. Their pixels are noise, which changes no time."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """Of a forward on a CPU."""
     cudnn_benchmark: bool = True
-    """On a GPU: cuDNN tries its algorithms and takes the fastest."""
+    """On a GPU: cuDNN tries its algorithms and takes the fastest. `aim2020` has it on, `ntire` off."""
     warmup_s: Annotated[float, Field(gt=0, le=600)] = 0.1
-    """Seconds of warm-up for each network."""
+    """For `steady`: seconds of warm-up for each network."""
     rounds: Annotated[int, Field(ge=5, le=10_000)] = 15
-    """Rounds at first, and again as long as an interval is too wide."""
+    """For `steady`: rounds at first, and again as long as an interval is too wide."""
     max_rounds: Annotated[int, Field(ge=5, le=10_000)] = 60
-    """Rounds at most. An interval that is too wide even then is marked in the report."""
+    """For `steady`: rounds at most. An interval that is too wide even then is marked in the report."""
     interval: Above0 = 0.05
     """The widest 95 % interval that is accepted, as a share of the ratio to the reference."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_protocol_has_it(cls, given: Any) -> Any:
+        """Where a challenge's protocol is asked for, its own image size and cuDNN setting, unless others are given."""
+        name = given.get("protocol") if isinstance(given, dict) else None
+        if not isinstance(name, str) or name == "steady" or name not in PROTOCOLS:
+            return given
+        own = PROTOCOLS[name]
+        return {"size": own.size, "cudnn_benchmark": own.cudnn_benchmark, **given}
 
 
 class ConfirmPart(Part):
@@ -216,8 +241,9 @@ class Recipe(Part):
     """Where networks are trained and timed; `auto` is a GPU where there is one."""
     data: DataPart = DataPart()
     space: SpacePart | None = None
-    network: Path | None = None
-    """The JSON file of the one network to train, such as the `architecture.json` of an export."""
+    network: Annotated[str, Field(min_length=1, title="a published network, or a path")] | None = None
+    """The one network to train: a published one by its name, or a JSON file such as the `architecture.json` of an
+    export."""
     objectives: Annotated[list[Annotated[str, OneOf("objective", OBJECTIVES)]], Field(min_length=1), ONCE] = [
         "psnr_db",
         "latency_ratio",
@@ -268,4 +294,5 @@ class Recipe(Part):
     def make_protocol(self) -> Protocol:
         """The timing protocol."""
         fields = self.latency.model_dump()
-        return Protocol(name=fields.pop("protocol"), **fields)
+        name = fields.pop("protocol")
+        return Protocol(name=name, **{key: value for key, value in fields.items() if key not in UNUSED[name]})

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ..proxies.latency import misfits
 from ..search.objectives import OBJECTIVES
-from ..spaces import SYSTEMS, Architecture, Block, Frame, InputError, Space, build
+from ..spaces import Architecture, Block, Design, Frame, InputError, Published, Space, build, published
 from ..spaces.upsampler import UPSAMPLERS
 
 if TYPE_CHECKING:
@@ -91,13 +92,16 @@ def _seeds(recipe: "Recipe") -> None:
     for index, name in enumerate(recipe.search.seeded_with):
         if space is None:
             raise InputError("search.seeded_with: needs a 'space' in which these networks lie")
-        reasons = list(why_outside(space, SYSTEMS[name].architecture))
+        reasons = list(why_outside(space, published(name).architecture))
         if reasons:
             raise InputError(f"search.seeded_with[{index}]: '{name}' does not lie in the space: {', '.join(reasons)}")
 
 
-def why_outside(space: Space, architecture: Architecture) -> Iterator[str]:
+def why_outside(space: Space, architecture: Architecture | Published) -> Iterator[str]:
     """What a space lacks to hold an architecture, in the recipe's words; nothing where it holds it."""
+    if isinstance(architecture, Published):
+        yield "it is no architecture of blocks"
+        return
     a = architecture.canonical()
     for key, value, allowed in (
         ("widths", a.width, space.widths),
@@ -140,8 +144,11 @@ def _milestones(recipe: "Recipe") -> None:
         raise InputError(f"train.milestones: must rise from one to the next, not {train.milestones}")
 
 
-def _rounds(recipe: "Recipe") -> None:
+def _timing(recipe: "Recipe") -> None:
     latency = recipe.latency
+    defaults = {key: field.default for key, field in type(latency).model_fields.items()}
+    for key, why in misfits(latency.protocol, latency.model_dump(), defaults):
+        raise InputError(f"latency.{key}: {why}")
     if latency.max_rounds < latency.rounds:
         raise InputError(f"latency.max_rounds: {latency.max_rounds} are fewer than latency.rounds ({latency.rounds})")
 
@@ -162,18 +169,19 @@ def _small_images(recipe: "Recipe") -> None:
     timed = any(OBJECTIVES[name].stage == "timed" for _, name in _numbers_used(recipe))
     sides = [("train.patch", recipe.train.patch)]
     if timed:
-        sides.append(("latency.size", min(recipe.latency.size)))
+        sides.append(("latency.size", min(min(size) for size in recipe.make_protocol().sizes)))
     space = recipe.make_space()
     networks = [block for choices in space.blocks for block in _kinds(choices.type, choices.choices)] if space else []
-    reference = SYSTEMS[recipe.reference].architecture.blocks if space else ()
     for key, side in sides:
         for block in networks:
             if side < _least(block):
                 raise InputError(f"{key}: {block.summary()} needs at least {_least(block)} pixels a side, not {side}")
-        for block in reference if key == "latency.size" else ():
-            if side < _least(block):
-                name = f"the reference {recipe.reference}"
-                raise InputError(f"{key}: {name} needs at least {_least(block)} pixels a side, not {side}")
+        known = [(f"the published network {name}", name) for name in recipe.search.beside if space]
+        if space and key == "latency.size":
+            known.append((f"the reference {recipe.reference}", recipe.reference))
+        for words, name in known:
+            if side < (least := least_side(published(name))):
+                raise InputError(f"{key}: {words} needs at least {least} pixels a side, not {side}")
 
 
 def _kinds(type_: str, choices: tuple[tuple[str, tuple], ...]) -> Iterator[Block]:
@@ -186,7 +194,13 @@ def _kinds(type_: str, choices: tuple[tuple[str, tuple], ...]) -> Iterator[Block
 @cache
 def _least(block: Block) -> int:
     """The smallest image that a block takes, pixels a side."""
-    return build(Architecture(8, (block,)), device="meta").minimum_size
+    return least_side(Design(Architecture(8, (block,))))
+
+
+@cache
+def least_side(design: Design) -> int:
+    """The smallest image that a network takes, pixels a side."""
+    return build(design, device="meta").minimum_size
 
 
 CHECKS: tuple[Callable[["Recipe"], None], ...] = (
@@ -196,7 +210,7 @@ CHECKS: tuple[Callable[["Recipe"], None], ...] = (
     _seeds,
     _budget,
     _milestones,
-    _rounds,
+    _timing,
     _winner,
     _small_images,
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..search.objectives import OBJECTIVES
 from ..search.samplers import SAMPLERS
-from ..spaces import BLOCKS, SYSTEMS
+from ..spaces import BLOCKS, BUILDABLE, SYSTEMS
 from .recipe_file import EXTENDING, read_recipe, recipe_names
 from .recipe_schema import Node, part_of, recipe_schema, wanted
 from .recipe_values import about
@@ -52,7 +52,7 @@ space:
 # Lists of names that grow: they stand once on the page, with a link to them from each key.
 FAMILIES = {
     tuple(OBJECTIVES): "[a number](#numbers)",
-    tuple(SYSTEMS): "[a system](#systems)",
+    BUILDABLE: "[a system](#systems)",
     tuple(SAMPLERS): "[a sampler](#samplers)",
 }
 
@@ -93,7 +93,7 @@ def _table(above: str, node: Node) -> list[str]:
         else:
             link = name.replace(".", "")
             rows.append([f"`{key}`", f"[keys](#{link})", "", recipe_schema()["$defs"][part_of(inner)]["description"]])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _what(node: Node) -> str:
@@ -116,13 +116,14 @@ def _yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value).replace('"', "")
 
 
-def _markdown(rows: list[list[str]]) -> list[str]:
+def markdown(rows: list[list[str]]) -> list[str]:
+    """The lines of a table, its first row the heading."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
 def _shipped() -> list[str]:
-    return _markdown([["name", "what for"], *([f"`{name}`", read_recipe(name).description] for name in recipe_names())])
+    return markdown([["name", "what for"], *([f"`{name}`", read_recipe(name).description] for name in recipe_names())])
 
 
 def _numbers() -> list[str]:
@@ -133,7 +134,7 @@ def _numbers() -> list[str]:
         "trained": "after the training",
     }
     rows = [[f"`{o.name}`", o.label, better[o.direction], known[o.stage]] for o in OBJECTIVES.values()]
-    return _markdown([["name", "number", "better", "known"], *rows])
+    return markdown([["name", "number", "better", "known"], *rows])
 
 
 def _blocks() -> list[str]:
@@ -141,12 +142,12 @@ def _blocks() -> list[str]:
     for name, block in BLOCKS.items():
         choices = "; ".join(f"`{choice}`: {', '.join(map(str, values))}" for choice, values in block.CHOICES.items())
         rows.append([f"`{name}`", choices, about(block)])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _systems() -> list[str]:
-    rows = [[f"`{name}`", system.source, system.architecture.summary()] for name, system in SYSTEMS.items()]
-    return _markdown([["system", "what it is", "in one line"], *rows])
+    rows = [[f"`{name}`", system.title, system.idea] for name, system in SYSTEMS.items()]
+    return markdown([["system", "what it is", "in one line"], *rows])
 
 
 if __name__ == "__main__":

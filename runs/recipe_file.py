@@ -5,7 +5,6 @@ would be right. Paths in a recipe file are relative to the file, those of `--set
 """
 
 import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..spaces import Architecture, Design, InputError, unknown
+from ..spaces import BUILDABLE, Design, InputError, published, read_design, unknown
 from .recipe import Recipe
 from .recipe_schema import keys_at, node_at, places_of, wanted
 from .recipe_schema import recipe_schema as recipe_schema  # part of this door
@@ -97,7 +96,7 @@ def _resolve(raw: dict[str, Any], folder: Path, label: str) -> None:
         for parent in parents:
             at = at.get(parent) if isinstance(at, dict) else None
         value = at.get(last) if isinstance(at, dict) else None
-        if isinstance(value, str) and value not in ("", "embedded"):
+        if isinstance(value, str) and value not in ("", *(BUILDABLE if key == "network" else ("embedded",))):
             try:
                 at[last] = str((folder / Path(value).expanduser()).resolve())
             except (RuntimeError, OSError, ValueError):  # no such user, a loop of links, a NUL
@@ -234,18 +233,8 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     return found
 
 
-def network_of(recipe: Recipe) -> Architecture:
+def network_of(recipe: Recipe) -> Design:
     """The one network a recipe is about; InputError names its file where that is not there or not right."""
     if recipe.network is None:
-        raise InputError("network: the recipe names no network to train; give it a JSON file")
-    path = Path(recipe.network)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        design = Design.from_json(data) if isinstance(data, dict) and "architecture" in data else None
-        return design.architecture if design else Architecture.from_json(data)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: is not JSON; a network is the architecture.json of an export") from None
+        raise InputError("network: the recipe names no network to train; give it a published one, or a JSON file")
+    return published(recipe.network) if recipe.network in BUILDABLE else read_design(Path(recipe.network))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from paretosr.proxies import device as device_room
 from paretosr.proxies import latency as latency_room
+from paretosr.proxies import latency_methods as methods_room
 from paretosr.proxies.latency import METHODS, PROTOCOLS, Protocol, peak_memory_mb, summarise, time_together
 from paretosr.spaces import InputError
 
@@ -21,7 +22,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 @pytest.fixture(autouse=True)
 def short_samples_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(latency_room, "SAMPLE_MS", 1.0)
+    monkeypatch.setattr(methods_room, "SAMPLE_MS", 1.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -152,10 +153,10 @@ class FakeClock:
 
 def run_steady(monkeypatch: pytest.MonkeyPatch, noise: dict[str, float], rounds: int, max_rounds: int):
     clock = FakeClock(noise)
-    monkeypatch.setattr(latency_room, "_sample_ms", clock)
-    monkeypatch.setattr(latency_room, "_warm_up", lambda forward, protocol, device: 1)
+    monkeypatch.setattr(methods_room, "_sample_ms", clock)
+    monkeypatch.setattr(methods_room, "_warm_up", lambda forward, protocol, device: 1)
     protocol = Protocol(rounds=rounds, max_rounds=max_rounds)
-    names: Any = {name: name for name in noise}
+    names: Any = {name: [name] for name in noise}
     return METHODS["steady"](names, "reference", protocol, torch.device("cpu")), clock
 
 
