@@ -78,7 +78,8 @@ def hypervolume_figure(summary: RunSummary) -> go.Figure:
 def curves_figure(summary: RunSummary) -> go.Figure:
     """Draws the loss of every training over its steps; the front's have names and colours, the others share a grey.
 
-    The loss is the mean L1 error since the point before, on a logarithmic axis; what is not positive is left out.
+    The loss, of the recipe's kind, is the mean since the point before, on a logarithmic axis; what is not positive is
+    left out.
     """
     with_curve = [c for c in summary.candidates if len(_drawable(c)) > 1]
     first = {summary.winner, *summary.front} | {c.number for c in with_curve if c.kind == "trained"}
@@ -93,7 +94,7 @@ def curves_figure(summary: RunSummary) -> go.Figure:
     last_steps = [_drawable(c)[-1][0] for c in with_curve]
     spread = bool(last_steps) and max(last_steps) > 5 * min(last_steps)
     x = axis("step", type="log" if spread else "linear", tickformat=",~s" if spread else ",d", nticks=6)
-    y = axis("training loss (L1)", type="log", tickformat=".2~g", dtick="D2")
+    y = axis("training loss", type="log", tickformat=".2~g", dtick="D2")
     beside = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top", "itemwidth": 30}
     return figure(traces, x, y, height=320, legend=beside)
 

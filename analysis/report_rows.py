@@ -54,7 +54,7 @@ def table(summary: RunSummary) -> dict[str, Any]:
             Cell(str(candidate.number), str(candidate.number)),
             Cell(words[0], str(rank), ", ".join(words[1:])),
             *[_number_cell(candidate, name) for name in first],
-            Cell(candidate.design.summary(), candidate.design.summary(), candidate.design.hash),
+            Cell(candidate.summary, candidate.summary, candidate.design.hash),
             *[_number_cell(candidate, name) for name in rest],
             *[_detail_cell(candidate, name) for name in details],
             Cell(remark := _remark(candidate), remark),

@@ -47,7 +47,7 @@ def _row(candidate: Candidate, on_front: set[int]) -> dict[str, object]:
         "state": candidate.state,
         "kind": candidate.kind,
         "parent": candidate.parent,
-        "summary": candidate.design.summary(),
+        "summary": candidate.summary,
         "hash": candidate.design.hash,
         **candidate.numbers,
         "on_front": candidate.number in on_front,

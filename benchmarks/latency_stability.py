@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from paretosr.proxies.latency import Protocol, Timing, device_facts, time_together
-from paretosr.spaces import SYSTEMS, Architecture, Block, build
+from paretosr.spaces import Architecture, Block, build, published
 
 SMALL = Architecture(width=24, blocks=(Block.of("residual"),) * 4)
 
@@ -92,7 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     # As many rounds for each way, whatever the intervals say.
     protocol = Protocol(rounds=options.rounds, max_rounds=options.rounds)
-    imdn, small = build(SYSTEMS["imdn"].architecture, seed=0), build(SMALL, seed=0)
+    imdn, small = build(published("imdn"), seed=0), build(SMALL, seed=0)
     lines = [
         "| A / B | way | median ratio | mean error | largest error | median width of interval | intervals with 1 |",
         "|---|---|---|---|---|---|---|",

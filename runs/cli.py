@@ -15,7 +15,7 @@ from ..proxies.writing import is_full_disk
 from ..search.engine import RunFailed
 from ..search.loop import Exhausted
 from ..spaces import InputError
-from . import inspection, network_commands, story, training_story
+from . import inspection, network_commands, story, systems_command, training_story
 from .recipe_file import read_recipe, recipe_names, recipe_schema
 
 app = typer.Typer(
@@ -91,11 +91,30 @@ def measure(
     networks: Annotated[list[str], typer.Argument(help="System names, architecture.json files, exported folders.")],
     device: Device = "auto",
     reference: Annotated[str, typer.Option(help="The network to compare with.")] = "imdn",
-    size: Annotated[int, typer.Option(min=8, help="LR pixels a side of the timed image.")] = 256,
+    protocol: Annotated[str | None, typer.Option(help="How to time: steady (the default), aim2020, ntire.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="LR pixels a side; default 256, of the challenges' images 339x510.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Time as this recipe's latency part says.")] = None,
     counts_only: Annotated[bool, typer.Option("--counts-only", help="Do not time.")] = False,
 ) -> None:
     """Count networks at 3x256x256 and time them on this device, interleaved with the reference."""
-    network_commands.measure(networks, device, reference, size, counts_only, console)
+    how = network_commands.timing_protocol(protocol, recipe, size)
+    network_commands.measure(networks, device, reference, how, counts_only, console)
+
+
+@app.command()
+def systems(
+    names: Annotated[list[str] | None, typer.Argument(help="Which ones; default all.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Time them too, each beside imdn.")] = False,
+    protocol: Annotated[str | None, typer.Option(help="How to time; default steady.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, or auto (the default).")] = None,
+    size: Annotated[int | None, typer.Option(min=8, help="LR pixels a side; default 256, on a CPU 64.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="A CSV file to write.")] = None,
+    html: Annotated[Path | None, typer.Option(help="An HTML page to write.")] = None,
+) -> None:
+    """Count the published networks beside Table 1 of the AIM 2020 challenge, and time them."""
+    systems_command.systems(names or [], measure, protocol, device, size, csv, html, console)
 
 
 @app.command()

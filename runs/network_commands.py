@@ -1,6 +1,5 @@
 """Commands that work on single networks: measure, evaluate, upscale."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..proxies.images import load_images
 from ..proxies.latency import PROTOCOLS, Protocol, time_together
 from ..proxies.psnr import bicubic_baseline, evaluate
 from ..proxies.writing import whole
-from ..spaces import SYSTEMS, Design, InputError, build, inference_form, published, unknown
+from ..spaces import SYSTEMS, Design, InputError, build, inference_form, published, read_design, unknown
 from ..spaces.systems.weights import load_published
 from .recipe_file import read_recipe
 
@@ -34,12 +33,7 @@ def design_of(target: str) -> Design:
         path = path / "architecture.json"
     if not path.is_file():
         raise InputError(f"{target}: {unknown('system', target, SYSTEMS)}, and no such file")
-    try:
-        data = json.loads(path.read_text())
-        # An architecture alone may be that of a published network, {"system": "pan"}, which `Design` knows.
-        return Design.from_json(data if "architecture" in data else {"architecture": data})
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: {error}") from None
+    return read_design(path)
 
 
 def timing_protocol(protocol: str | None, recipe: str | None, size: int | None) -> Protocol:

@@ -104,4 +104,4 @@ def line(c: Candidate) -> Text:
     numbers = "  ".join(text.format(c.numbers[name]) for name, text in said.items() if name in c.numbers)
     ending = "" if c.state == "complete" else f"{c.state}: {c.reason}  "
     colour = "yellow" if c.state == "pruned" else "red"
-    return Text.assemble(f"{c.number:>4}  ", (ending, colour), f"{numbers}  ", (c.design.summary(), "dim"))
+    return Text.assemble(f"{c.number:>4}  ", (ending, colour), f"{numbers}  ", (c.summary, "dim"))

@@ -33,7 +33,7 @@ from ..search.plan import Budget, Plan
 from ..search.samplers import Start
 from ..search.study import Record
 from ..search.verdict import Verdict, confirm
-from ..spaces import SYSTEMS, Design, InputError
+from ..spaces import InputError, published, published_architecture
 from .folder import RunFolder
 from .local_engine import LocalEngine
 from .recipe import Recipe
@@ -67,7 +67,7 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
     folder = RunFolder(out or Path("out") / Path(name).stem)
     aside = folder.move_aside() if fresh else None
     if aside:
-        console.print(f"The earlier run now lies in {aside}")
+        console.print(f"The earlier run now lies in {aside}", soft_wrap=True)
     with folder.lock():
         folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
         record = Record(folder.url, recipe.objectives, plan.space)
@@ -226,7 +226,7 @@ def plan_of(recipe: Recipe) -> Plan:
     space = recipe.make_space()
     if space is None:
         raise InputError("the recipe has no 'space' to search")
-    known = tuple(SYSTEMS[name].architecture for name in recipe.search.seeded_with)
+    known = tuple(published_architecture(name) for name in recipe.search.seeded_with)
     device = device_of(recipe)
     check_device(recipe, device)  # with `device: auto` this could not be known before
     return Plan(
@@ -240,11 +240,12 @@ def plan_of(recipe: Recipe) -> Plan:
         training=training_of(recipe),
         fit=recipe.train.fit,
         data=data_of(recipe),
-        reference=(recipe.reference, Design(SYSTEMS[recipe.reference].architecture)),
+        reference=(recipe.reference, published(recipe.reference)),
         protocol=recipe.make_protocol(),
         device=device,
         confirm_seeds=recipe.confirm.seeds,
         task_minutes=recipe.search.task_minutes,
+        beside=tuple((name, published(name)) for name in recipe.search.beside),
     )
 
 

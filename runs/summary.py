@@ -113,7 +113,7 @@ def front_rows(result: Verdict, objectives: Sequence[str]) -> list[dict[str, Any
         {
             "number": number,
             **{name: by_number[number].numbers[name] for name in objectives},
-            "summary": by_number[number].design.summary(),
+            "summary": by_number[number].summary,
             "tied_with": list(by_number[number].tied_with),
             "winner": number == result.winner,
         }

@@ -20,7 +20,7 @@ from ..search.candidate import Candidate
 from ..search.engine import RunFailed, Task, complete
 from ..search.plan import training_seed
 from ..search.study import Record
-from ..spaces import Design, InputError
+from ..spaces import InputError
 from .folder import RunFolder
 from .local_engine import LocalEngine
 from .recipe_file import network_of, read_recipe
@@ -75,7 +75,7 @@ def train_candidate(
 def train_network(name: str, out: Path | None, overrides: Sequence[str], seeds: int, console: Console) -> None:
     """Trains the one network that a recipe names and exports it to `winner/` of the folder."""
     recipe = read_recipe(name, overrides)
-    design = Design(network_of(recipe))
+    design = network_of(recipe)
     folder = RunFolder(out or Path("out") / f"{Path(name).resolve().parent.name}-trained")
     training, data = training_of(recipe), data_of(recipe)
     say_notes(data, console)
@@ -91,9 +91,7 @@ def train_network(name: str, out: Path | None, overrides: Sequence[str], seeds: 
             record.add(Candidate(0, design, kind="trained", origin=f"recipe {name}", numbers=numbers))
         candidate = record.candidates[0]
         if candidate.design.hash != design.hash:
-            raise InputError(
-                f"{folder.path}: trains another network ({candidate.design.summary()}); choose another --out"
-            )
+            raise InputError(f"{folder.path}: trains another network ({candidate.summary}); choose another --out")
         if candidate.state == "failed":
             raise RunFailed(
                 f"{folder.path}: this training failed: {candidate.reason}; choose another --out to try again"
@@ -224,7 +222,7 @@ def say(candidate: Candidate, target: Path, record: Record, console: Console) ->
     psnr_db = candidate.numbers["psnr_db"]
     console.print(
         f"candidate {candidate.number}: {psnr_db:.3f} dB, {psnr_db - bicubic_db:+.2f} dB against bicubic; "
-        f"{candidate.details['steps']} steps; {candidate.design.summary()}",
+        f"{candidate.details['steps']} steps; {candidate.summary}",
         soft_wrap=True,
     )
     console.print(f"exported {target}", soft_wrap=True)

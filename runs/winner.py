@@ -57,7 +57,7 @@ def train_yaml(recipe: Recipe, candidate: Candidate) -> str:
     whole = recipe.model_dump(mode="json")
     training: dict[str, Any] = {**whole["train"], **dict(candidate.details.get("training", {}))}
     content = {
-        "description": f"Trains candidate {candidate.number} again: {candidate.design.summary()}",
+        "description": f"Trains candidate {candidate.number} again: {candidate.summary}",
         "seed": candidate.details["seed"],
         "device": candidate.details.get("device", whole["device"]),
         "data": {**whole["data"], **{k: v for k, v in candidate.details.get("data", {}).items() if k != "patch"}},

@@ -109,7 +109,7 @@ def read_design(path: Path) -> Design:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         is_design = isinstance(data, dict) and "architecture" in data
-        return Design.from_json(data) if is_design else Design(Architecture.from_json(data))
+        return Design.from_json(data if is_design else {"architecture": data})
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except InputError as error:

@@ -48,7 +48,7 @@ def fold(module: nn.Module) -> None:
     """Puts plain parameters in the place of parametrised ones."""
     # torch takes a property off the class, which copies of the module share with it: this one gets its own.
     kind = type(module)
-    module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+    module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))  # type: ignore[assignment]
     with torch.enable_grad():  # without gradients the result would be no parameter
         for name in list(module.parametrizations):  # type: ignore[arg-type]
             parametrize.remove_parametrizations(module, name)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paretosr.proxies import latency as latency_room
+from paretosr.proxies import latency_methods as latency_room
 from paretosr.proxies.complexity import complexity
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.psnr import bicubic_baseline
@@ -26,7 +26,7 @@ from paretosr.search.objectives import Limit
 from paretosr.search.plan import Budget, Plan
 from paretosr.search.samplers import SAMPLERS, Start
 from paretosr.search.study import Record
-from paretosr.spaces import BLOCKS, SYSTEMS, Architecture, Block, BlockChoices, Design, Space
+from paretosr.spaces import BLOCKS, Architecture, Block, BlockChoices, Design, Space, published, published_architecture
 
 COUNTED = ("activations_m", "convolutions")  # such candidates need no work at all
 
@@ -158,7 +158,7 @@ def test_networks_on_their_way_count(plan, record_for, tmp_path):
 def test_longer_trainings_and_foreign_networks_count_for_nothing(plan, record_for, tmp_path):
     record = record_for(plan)
     numbers = {"activations_m": 1.0, "convolutions": 1.0}
-    for kind, architecture in (("trained", SPACE.sample(Random(0))), ("published", SYSTEMS["rfdn"].architecture)):
+    for kind, architecture in (("trained", SPACE.sample(Random(0))), ("published", published_architecture("rfdn"))):
         record.add(Candidate(0, Design(architecture), kind=kind, state="complete", numbers=numbers))
     searched = [c for c in search(plan, record, tmp_path) if c.kind == "search"]
     assert len(searched) == 10
@@ -184,7 +184,7 @@ def test_no_network_is_tried_twice_and_a_small_space_is_tried_whole(plan, record
 def test_a_network_from_outside_does_not_make_the_space_smaller(plan, record_for, tmp_path):
     small = replace(plan, space=TINY, budget=Budget(100))
     record = record_for(small)
-    record.add(Candidate(0, Design(SYSTEMS["rfdn"].architecture), state="pruned", reason="broke something"))
+    record.add(Candidate(0, published("rfdn"), state="pruned", reason="broke something"))
     with pytest.raises(Exhausted, match="all 12"):
         search(small, record, tmp_path)
     assert len(record.candidates) == 13
@@ -305,7 +305,8 @@ class Stopwatch(Here):
     def next(self, timeout_s: float) -> Finished | None:
         task = self.queue.popleft()
         assert isinstance(task.work, SpeedWork)
-        assert [design.architecture.blocks[0].type for design in task.work.designs] == ["residual", "scpa"]
+        firsts = [design.architecture.blocks[0] for design in task.work.designs]  # type: ignore[union-attr]
+        assert [block.type for block in firsts] == ["residual", "scpa"]
         return Finished(task, {"step_s": 0.5, "evaluation_s": 2.0})
 
 

@@ -1,13 +1,44 @@
 """Commands on single networks from the outside: evaluate, upscale, measure."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from commands import NETWORK, contents, photo, refused
 from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
-from paretosr.spaces import build
+from paretosr.runs import network_commands
+from paretosr.spaces import SYSTEMS, System, build, published
+
+
+class Tiny(nn.Module):
+    """A published network with a module of its own: weight norm, and an exit that only training uses."""
+
+    minimum_size = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leg = nn.Conv2d(3, 48, 1)
+        self.body = weight_norm(nn.Conv2d(3, 48, 3, padding=1))
+        self.shuffle = nn.PixelShuffle(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shuffle(self.body(x))
+
+    def merged(self) -> "Tiny":
+        self.leg = nn.Identity()
+        return self
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(SYSTEMS, "tiny", System(Tiny, title="Tiny", source="nowhere", idea="none"))
+    return "tiny"
+
 
 # ---- evaluate
 
@@ -51,6 +82,24 @@ def test_a_spoiled_export_is_one_line(paretosr, model, recipe, spoiled, content)
     refused(paretosr("evaluate", model, "--data", "photos"), str(model))
     (model / spoiled).unlink()
     refused(paretosr("evaluate", model, "--data", "photos"), str(model))
+
+
+@pytest.mark.parametrize("names", ["ours", "the authors'"])
+def test_a_published_module_is_evaluated_in_its_inference_form(paretosr, recipe, tiny, tmp_path, names):
+    weights = build(published(tiny), seed=4).state_dict()
+    if names != "ours":
+        old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+        for new, name in old.items():
+            weights[f"body.{name}"] = weights.pop(f"body.{new}")
+    torch.save(weights, tmp_path / "tiny.pth")
+    done = paretosr("evaluate", "--system", tiny, "--weights", "tiny.pth", "--data", "photos")
+    assert done.code == 0, done.err
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "architecture.json").write_text(json.dumps(published(tiny).to_json()))
+    save_file(build(published(tiny), seed=4).state_dict(), tmp_path / "model" / "model.safetensors")
+    exported = paretosr("evaluate", "model", "--data", "photos")
+    assert exported.code == 0, exported.err
+    assert exported.out == done.out
 
 
 # ---- upscale
@@ -109,6 +158,68 @@ def test_measure_times_beside_the_reference(paretosr, model):
     assert "fp32" in timed.out
 
 
+def test_measure_takes_a_published_module_by_name_and_by_file(paretosr, tiny, tmp_path):
+    (tmp_path / "design.json").write_text(json.dumps(published(tiny).to_json()))
+    (tmp_path / "alone.json").write_text('{"system": "tiny"}')
+    how = ("--protocol", "ntire", "--size", 16, "--device", "cpu")
+    timed = paretosr("measure", tiny, "design.json", "alone.json", "--reference", tiny, *how)
+    assert timed.code == 0, timed.err
+    # Both factors of weight norm count, the exit does not.
+    assert timed.out.count(f" {48 * 27 + 48 + 48:,} ") == 4
+    assert "tiny (reference)" in timed.out
+
+
+def test_a_published_network_that_cannot_be_built_is_one_line(paretosr, monkeypatch):
+    unknown = System(None, title="Unknown", source="nowhere", idea="none", why_not="nobody described it")
+    monkeypatch.setitem(SYSTEMS, "unknown", unknown)
+    refused(paretosr("measure", "unknown", "--counts-only"), "'unknown' cannot be built: nobody described it")
+    Path("w.pth").write_bytes(b"")
+    refused(paretosr("evaluate", "--system", "unknown", "--weights", "w.pth", "--data", "embedded"), "nobody described")
+
+
+def test_measure_times_as_it_is_told(paretosr, model, tmp_path, monkeypatch):
+    protocols = []
+    monkeypatch.setattr(
+        network_commands, "time_together", lambda networks, named, how, place: protocols.append(how) or {}
+    )
+    (tmp_path / "mine.yaml").write_text("latency: {protocol: ntire, size: [20, 24], images: 7}\n")
+
+    def label(*words):
+        done = paretosr("measure", "model", "--reference", "model", "--device", "cpu", *words)
+        assert done.code == 0, done.err
+        return protocols[-1].label().removesuffix(", 1 CPU thread, cuDNN benchmark on")
+
+    assert label() == "steady, fp32, NCHW, eager, batch 1 of 3x256x256"
+    assert label("--size", 16) == "steady, fp32, NCHW, eager, batch 1 of 3x16x16"
+    assert label("--protocol", "aim2020") == "aim2020, fp32, NCHW, eager, 100 images like 3x339x510"
+    assert label("--protocol", "aim2020", "--size", 16) == "aim2020, fp32, NCHW, eager, 100 images like 3x16x16"
+    assert label("--recipe", "quick") == "steady, fp32, NCHW, eager, batch 1 of 3x64x64"
+    assert label("--recipe", "mine.yaml") == (
+        "ntire, fp32, NCHW, eager, 7 images like 3x20x24, 1 CPU thread, cuDNN benchmark off"
+    )
+
+
+def test_measure_by_a_recipe_of_a_challenge(paretosr, model, tmp_path):
+    (tmp_path / "mine.yaml").write_text("latency: {protocol: ntire, size: [20, 24], images: 7}\n")
+    timed = paretosr("measure", "model", "--reference", "model", "--device", "cpu", "--recipe", "mine.yaml")
+    assert timed.code == 0, timed.err
+    assert "model (reference)" in timed.out
+    assert "7 images like 3x20x24" in timed.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--protocol", "ntir"], ["no protocol 'ntir'; did you mean 'ntire'"]),
+        (["--recipe", "quick", "--protocol", "ntire"], ["leave --protocol and --size out"]),
+        (["--recipe", "quick", "--size", "64"], ["leave --protocol and --size out"]),
+        (["--recipe", "quik"], ["quik", "did you mean 'quick'"]),
+    ],
+)
+def test_what_says_not_how_to_time_is_one_line(paretosr, model, words, said):
+    refused(paretosr("measure", "model", "--device", "cpu", *words), *said)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -120,6 +231,7 @@ def test_measure_times_beside_the_reference(paretosr, model):
         (b'{"width": 8, "blocks": [{"type": "imbd"}]}', ["a.json", "imbd", "did you mean 'imdb'"]),
         (b'{"architecture": {"width": 8}, "plan": null}', ["a.json", "blocks"]),
         (b'{"architecture": [], "plan": null}', ["a.json"]),
+        (b'{"system": "imdm"}', ["a.json", "imdm"]),
     ],
 )
 def test_a_bad_architecture_is_one_line(paretosr, tmp_path, content, said):

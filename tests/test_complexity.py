@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from paretosr.proxies.complexity import Complexity, complexity
-from paretosr.spaces import SYSTEMS, Design, InputError, build
+from paretosr.spaces import BUILDABLE, Design, InputError, build, published, published_architecture
 
 # parameters, flops_g, activations_m, convolutions, at 3x256x256. All but IMDN's paper version stand in AIM 2020's
 # Table 1, with fewer digits (MSRResNet: 1.517 / 166.36 / 292.55 / 37).
@@ -34,7 +34,7 @@ def counts(network: nn.Module, height: int, width: int) -> tuple[int, int, int, 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_have_their_published_counts(name: str) -> None:
-    found = complexity(SYSTEMS[name].architecture)
+    found = complexity(published(name))
     assert (
         found.parameters,
         round(found.flops_g, 4),
@@ -44,7 +44,7 @@ def test_published_networks_have_their_published_counts(name: str) -> None:
 
 
 def test_msrresnet_to_the_last_unit() -> None:
-    found = complexity(SYSTEMS["msrresnet"].architecture)
+    found = complexity(published("msrresnet"))
     pixels = 256 * 256
     # Convolutions, by hand: head, 32 in the body, two before the shuffles, one at full size, and the last.
     macs = pixels * 9 * (3 * 64 + 32 * 64 * 64 + 64 * 256 + 4 * 64 * 256 + 16 * 64 * 64 + 16 * 64 * 3)
@@ -55,16 +55,16 @@ def test_msrresnet_to_the_last_unit() -> None:
 
 
 def test_a_design_an_architecture_and_a_module_agree() -> None:
-    architecture = SYSTEMS["imdn_paper"].architecture
+    architecture = published_architecture("imdn_paper")
     found = complexity(architecture, (20, 30))
     assert complexity(Design(architecture), (20, 30)) == found
     assert complexity(build(architecture, seed=0), (20, 30)) == found
     assert complexity(build(architecture, device="meta"), (20, 30)) == found
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", BUILDABLE)
 def test_convolutions_scale_with_the_pixels(name: str) -> None:
-    small, large = (complexity(SYSTEMS[name].architecture, (side, side)) for side in (64, 128))
+    small, large = (complexity(published(name), (side, side)) for side in (64, 128))
     assert large.parameters == small.parameters
     assert large.convolutions == small.convolutions
     # Attention works on pooled maps too, which do not grow by just four.

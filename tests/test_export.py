@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from paretosr.analysis import export as exporting
 from paretosr.analysis.export import ExportFailed, export, export_onnx, load_exported, onnx_difference
 from paretosr.search.candidate import Candidate
-from paretosr.spaces import BLOCKS, SYSTEMS, Architecture, Block, Design, InputError, build
+from paretosr.spaces import BLOCKS, BUILDABLE, Architecture, Block, Design, InputError, build, published
 from paretosr.spaces.fusion import FUSIONS
 from paretosr.spaces.upsampler import UPSAMPLERS
 
@@ -97,7 +97,7 @@ def test_a_failed_export_leaves_the_old_folder(exported: tuple[Path, torch.nn.Mo
 def test_wrong_weights_are_one_line(tmp_path: Path, damage: str):
     file = tmp_path / "w.safetensors"
     if damage == "foreign":
-        save_file(build(SYSTEMS["pan"].architecture).state_dict(), file)
+        save_file(build(published("pan")).state_dict(), file)
     if damage == "garbage":
         file.write_bytes(b"not weights at all")
     with pytest.raises(InputError) as error:
@@ -137,6 +137,6 @@ def test_every_part_exports(part: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", BUILDABLE)
 def test_every_published_network_exports(name: str, tmp_path: Path):
-    assert export_onnx(build(SYSTEMS[name].architecture, seed=1).eval(), tmp_path / "m.onnx") < 1e-5
+    assert export_onnx(build(published(name), seed=1).eval(), tmp_path / "m.onnx") < 1e-5

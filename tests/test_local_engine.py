@@ -39,8 +39,8 @@ def engine() -> Iterator[LocalEngine]:
 def training(photos: Path, tmp_path: Path) -> Callable[..., TrainWork]:
     """Makes the work of training a tiny network for so many steps."""
 
-    def make(steps: int, name: str = "candidate", learning_rate: float = 5e-4, source: Path = photos) -> TrainWork:
-        how = Training(steps=steps, batch=1, patch=8, learning_rate=learning_rate)
+    def make(steps: int, name: str = "candidate", source: Path = photos, **changes: Any) -> TrainWork:
+        how = Training(steps=steps, batch=1, patch=8, **changes)
         return TrainWork(SMALL, how, Data(str(source)), 0, "cpu", str(tmp_path / name))
 
     return make
@@ -115,6 +115,7 @@ def test_a_timing_leaves_its_worker_with_one_thread(engine, training):
     ("change", "reason"),
     [
         ({"learning_rate": 1e30}, "non-finite loss ("),
+        ({"loss": "multi_exit"}, f"the loss 'multi_exit' needs a network with early exits, and {SMALL.summary()} has"),
         ({"source": Path("/nowhere/photos")}, "/nowhere/photos: no such folder of images"),
     ],
 )

@@ -7,9 +7,9 @@ import pytest
 
 from paretosr.search.candidate import Candidate
 from paretosr.search.objectives import OBJECTIVES, Limit, broken, matrix
-from paretosr.spaces import SYSTEMS, Design, InputError
+from paretosr.spaces import InputError, published
 
-DESIGN = Design(SYSTEMS["rfdn"].architecture)
+DESIGN = published("rfdn")
 UNITS = {"psnr_db": "dB", "latency_ms": "ms", "memory_mb": "MB", "activations_m": "M", "flops_g": "G"}
 
 

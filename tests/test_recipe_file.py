@@ -9,7 +9,7 @@ import pytest
 from paretosr.runs import recipe_file
 from paretosr.runs.recipe_file import differences, network_of, parse_recipe, read_recipe
 from paretosr.runs.recipe_yaml import plain
-from paretosr.spaces import SYSTEMS, Design, InputError
+from paretosr.spaces import Design, InputError, published, published_architecture
 
 LEAST = "space:\n  blocks: [imdb]\n  widths: [16]\n  depths: [2]\n"
 
@@ -49,7 +49,7 @@ def test_a_file_that_is_not_there_is_refused_with_what_was_meant(here):
 def test_what_is_no_file_is_refused(here):
     assert refused(str(here)) == f"{here}: is a folder, not a recipe file"
     assert refused("") == "'': is a folder, not a recipe file"
-    assert refused("a\0b").endswith(": no such file, and no shipped recipe (shipped: div2k, full, quick)")
+    assert refused("a\0b").endswith(": no such file, and no shipped recipe (shipped: aim2020, div2k, full, neptuneai, quick)")
     assert refused("x" * 5000).endswith(": cannot be read: File name too long")
 
 
@@ -238,11 +238,16 @@ def test_only_keys_that_extend_a_run_may_differ(here):
 
 @pytest.mark.parametrize("form", ["architecture", "design"])
 def test_the_network_of_a_recipe_is_read_from_its_file(here, form):
-    architecture = SYSTEMS["rfdn"].architecture
+    architecture = published_architecture("rfdn")
     content = architecture.to_json() if form == "architecture" else Design(architecture).to_json()
     (here / "net.json").write_text(json.dumps(content))
     written(here, "network: net.json\n")
-    assert network_of(read_recipe("my.yaml")) == architecture
+    assert network_of(read_recipe("my.yaml")) == Design(architecture)
+
+
+def test_the_network_of_a_recipe_may_be_a_published_one(here):
+    written(here, "network: gcsr\n")
+    assert network_of(read_recipe("my.yaml")) == published("gcsr")
 
 
 @pytest.mark.parametrize(

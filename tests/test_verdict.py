@@ -24,10 +24,10 @@ from paretosr.search.verdict import (
     pooled,
     verdict,
 )
-from paretosr.spaces import SYSTEMS, Design
+from paretosr.spaces import published
 
 AIMS = ("psnr_db", "latency_ratio", "activations_m")
-DESIGN = Design(SYSTEMS["rfdn"].architecture)
+DESIGN = published("rfdn")
 FIRST = {
     "bicubic_psnr_db": 25.0,
     "reference": {"name": "imdn", "numbers": {"latency_ratio": 1.0, "latency_ms": 20.0, "activations_m": 200.0}},

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from paretosr.proxies import latency as latency_room
+from paretosr.proxies import latency_methods as latency_room
 from paretosr.proxies import work as work_room
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.psnr import evaluate
@@ -184,6 +184,12 @@ def test_a_training_that_fails_says_at_which_step(work):
     with pytest.raises(TrainingFailed, match=r"non-finite loss .* at step"):
         perform(wild, lambda said: None, lambda: False)
     assert not (Path(work.folder) / "model.safetensors").exists()
+
+
+def test_a_loss_that_the_network_cannot_train_with_is_said_before_anything_is_left(work):
+    with pytest.raises(InputError, match=r"'multi_exit' needs a network with early exits, and .* has none$"):
+        perform(replace(work, training=replace(SHORT, loss="multi_exit")), lambda said: None, lambda: False)
+    assert not Path(work.folder).exists()
 
 
 def test_bad_images_are_said_before_the_training_is_marked_as_running(work, tmp_path):
