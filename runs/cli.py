@@ -15,7 +15,7 @@ from ..proxies.writing import is_full_disk
 from ..search.engine import RunFailed
 from ..search.loop import Exhausted
 from ..spaces import InputError
-from . import inspection, network_commands, story, systems_command, training_story
+from . import inspection, network_commands, ntire_command, story, systems_command, training_story
 from .recipe_file import read_recipe, recipe_names, recipe_schema
 
 app = typer.Typer(
@@ -69,15 +69,29 @@ def report(run: Run) -> None:
 
 @app.command()
 def export(
-    run: Run,
+    run: Annotated[Path | None, typer.Argument(help="The folder of a run; with --ntire also of an export.")] = None,
     candidate: Annotated[
         list[int] | None, typer.Option(help="Which candidate (repeatable); default the winner.")
     ] = None,
     front: Annotated[bool, typer.Option("--front", help="Every member of the front.")] = False,
-    out: Out = None,
+    ntire: Annotated[
+        int | None, typer.Option(help="As NTIRE takes it, one Python file and weights: your team's number.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="With --ntire: the network's name.")] = None,
+    system: Annotated[str | None, typer.Option(help="With --ntire: a published network in place of a run.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="With --system: its authors' .pth file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to; default RUN/exported, or out/ntire.")
+    ] = None,
 ) -> None:
-    """Export trained networks: architecture, weights, ONNX, a training recipe, a card."""
-    inspection.export(run, candidate or [], front, out, console)
+    """Export trained networks: architecture, weights, ONNX, a training recipe, a card; or one file for NTIRE."""
+    numbers = candidate or []
+    if ntire is not None:
+        ntire_command.export_ntire(run, numbers, front, system, weights, ntire, name, out, console)
+    elif run is None or (name, system, weights) != (None, None, None):
+        raise InputError("name the folder of a run; --name, --system and --weights go with --ntire")
+    else:
+        inspection.export(run, numbers, front, out, console)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from rich.table import Table
 from ..analysis.report import write_report
 from ..analysis.table import candidate_table, write_csv
 from ..proxies.images import load_images
+from ..search.candidate import Candidate
 from ..search.study import Record
 from ..spaces import InputError
 from .folder import RunFolder
@@ -63,19 +64,26 @@ def report(path: Path, console: Console) -> None:
 def export(path: Path, numbers: Sequence[int], front: bool, out: Path | None, console: Console) -> None:
     """Exports candidates, the whole front, or (where neither is asked) the winner."""
     folder, recipe, record = read_run(path)
-    result = judged(recipe, record)
-    wanted = list(dict.fromkeys([*numbers, *(result.front if front else ())]))
-    if not wanted:
-        if result.winner is None:
-            raise InputError(f"{path}: has no winner yet; name a candidate by --candidate")
-        wanted = [result.winner]
-    for number in wanted:
-        candidate = chosen(result.candidates, number, folder)
-        target = (out or folder.path / "exported") / f"{number:05d}"
+    wanted = asked_for(folder, recipe, record, numbers, front)
+    for candidate in wanted:
+        target = (out or folder.path / "exported") / f"{candidate.number:05d}"
         if out is not None and len(wanted) == 1:
             target = out.resolve()
         difference = export_candidate(folder, recipe, record, candidate, target)
         console.print(f"exported {target} (ONNX within {difference:.1e} of torch)", soft_wrap=True)
+
+
+def asked_for(
+    folder: RunFolder, recipe: Recipe, record: Record, numbers: Sequence[int], front: bool
+) -> list[Candidate]:
+    """The candidates of these numbers and those on the front; the winner where neither is asked."""
+    result = judged(recipe, record)
+    wanted = list(dict.fromkeys([*numbers, *(result.front if front else ())]))
+    if not wanted:
+        if result.winner is None:
+            raise InputError(f"{folder.path}: has no winner yet; name a candidate by --candidate")
+        wanted = [result.winner]
+    return [chosen(result.candidates, number, folder) for number in wanted]
 
 
 def status(path: Path, as_json: bool, console: Console) -> None:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ..proxies.latency import misfits
+from ..search.ntire import NTIRE_SCORES
 from ..search.objectives import OBJECTIVES
 from ..spaces import Architecture, Block, Design, Frame, InputError, Published, Space, build, published
 from ..spaces.upsampler import UPSAMPLERS
@@ -164,6 +165,16 @@ def _winner(recipe: "Recipe") -> None:
             raise InputError(f"winner: needs '{name}', which is not measured; add it to objectives or limits")
 
 
+def _scores(recipe: "Recipe") -> None:
+    """The score of a challenge's year weighs a network against that year's baseline, timed on the same device."""
+    for where, name in _numbers_used(recipe):
+        score = NTIRE_SCORES.get(name.removeprefix("ntire_"))
+        if score and recipe.reference != score.baseline:
+            raise InputError(
+                f"{where}: '{name}' weighs networks against that year's baseline; it needs reference: {score.baseline}"
+            )
+
+
 def _small_images(recipe: "Recipe") -> None:
     """No patch and no timed image may be smaller than what some network of the space can take."""
     timed = any(OBJECTIVES[name].stage == "timed" for _, name in _numbers_used(recipe))
@@ -212,5 +223,6 @@ CHECKS: tuple[Callable[["Recipe"], None], ...] = (
     _milestones,
     _timing,
     _winner,
+    _scores,
     _small_images,
 )

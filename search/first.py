@@ -8,8 +8,9 @@ from typing import Any
 from ..proxies.complexity import complexity
 from ..proxies.work import REFERENCE, BaselineWork, SpeedWork, TimeWork
 from ..spaces import Design
+from .candidate import Candidate
 from .engine import Engine, Finished, Interrupted, RunFailed, Task, complete
-from .plan import Plan, timing_numbers
+from .plan import Plan, with_timing
 
 FITTED_SHARE = 0.68  # of `search.minutes` that the trainings may fill; timings, evaluations and redraws take the rest
 CONTENDERS_SHARE = 0.5  # of the candidates, about so many are trained again at the end
@@ -24,7 +25,8 @@ def first_record(plan: Plan, engine: Engine) -> dict[str, Any]:
     if plan.needs("timed"):
         work = TimeWork({}, design, plan.protocol, plan.device)
         timing = numbers_of(next(complete(engine, [Task("first/reference", work)])))[REFERENCE]
-        numbers |= timing_numbers({**timing, "ratio": 1.0}, timing["latency_ms"])
+        own = {**timing, "ratio": 1.0, "ratio_low": 1.0, "ratio_high": 1.0}
+        numbers, _ = with_timing(Candidate(0, design, numbers=numbers), own, timing["latency_ms"], name)
     baseline = numbers_of(next(complete(engine, [Task("first/bicubic", BaselineWork(plan.data))])))
     train, validation = plan.data.train(), plan.data.evaluation()
     return {

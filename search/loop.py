@@ -21,7 +21,7 @@ from ..spaces import Design
 from .candidate import Candidate
 from .engine import Engine, Finished, Interrupted, Task
 from .objectives import broken, matrix
-from .plan import Plan, timing_intervals, timing_numbers, training_seed
+from .plan import Plan, training_seed, with_timing
 from .samplers import SAMPLERS
 from .seen import Proposal, Seen
 from .study import Record, belongs
@@ -243,12 +243,9 @@ class Search:
     def timed(self, candidate: Candidate, timing: dict[str, Any]) -> Candidate:
         """The candidate with its latency; the raw samples go to a file beside the record."""
         write_json(self.folder_of(candidate.number) / "timing.json", timing)
-        return replace(
-            candidate,
-            numbers={**candidate.numbers, **timing_numbers(timing, self.reference_ms)},
-            intervals={**candidate.intervals, **timing_intervals(timing, self.reference_ms)},
-            details={**candidate.details, "timing_wide": timing["wide"]},
-        )
+        numbers, intervals = with_timing(candidate, timing, self.reference_ms, self.plan.reference[0])
+        details = {**candidate.details, "timing_wide": timing["wide"]}
+        return replace(candidate, numbers=numbers, intervals=intervals, details=details)
 
     def trained(self, candidate: Candidate, result: dict[str, Any]) -> Candidate:
         """The candidate with its PSNR; curve and per-image figures go to a file beside the record."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..spaces import InputError, unknown
 from .candidate import Candidate
+from .ntire import NTIRE_SCORES
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ OBJECTIVES: dict[str, Objective] = {
         Objective("psnr_db", "PSNR (dB)", "dB", "max", "trained", 2),
         Objective("latency_ratio", "Latency (x reference)", "x", "min", "timed"),
         Objective("latency_ms", "Latency (ms)", "ms", "min", "timed", 2),
+        *(
+            Objective(f"ntire_{year}", f"NTIRE {year} score", "", "min", "timed", 2) for year in NTIRE_SCORES
+        ),  # only beside that year's baseline: see search/ntire.py
         Objective("memory_mb", "Peak memory (MB)", "MB", "min", "timed", 1),
         Objective("activations_m", "Activations (M)", "M", "min", "counted", 2),
         Objective("parameters_m", "Parameters (M)", "M", "min", "counted"),

@@ -9,6 +9,8 @@ from ..proxies.latency import Protocol
 from ..proxies.training import Training
 from ..proxies.work import Data
 from ..spaces import Design, Space
+from .candidate import Candidate
+from .ntire import with_scores
 from .objectives import OBJECTIVES, Limit
 from .samplers import Start
 
@@ -61,15 +63,24 @@ def training_seed(seed: int, number: int, repeat: int = 0) -> int:
     return Random(f"{seed}:{number}:training:{repeat}").getrandbits(31)
 
 
-def timing_numbers(timing: Mapping[str, Any], reference_ms: float) -> dict[str, float]:
-    """What a timing says in the run's terms: `latency_ms` is the ratio times the run's median of the reference."""
-    numbers = {"latency_ratio": timing["ratio"], "latency_ms": timing["ratio"] * reference_ms}
-    if "memory_mb" in timing:
-        numbers["memory_mb"] = timing["memory_mb"]
-    return numbers
+def with_timing(
+    candidate: Candidate, timing: Mapping[str, Any], reference_ms: float, reference: str
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """The candidate's numbers and intervals, and with them what a timing says in the run's terms.
 
-
-def timing_intervals(timing: Mapping[str, Any], reference_ms: float) -> dict[str, tuple[float, float]]:
-    """The 95 % intervals of the same numbers."""
+    `latency_ms` is the ratio to the reference times the run's median of it. Beside a challenge's baseline there is its
+    score too.
+    """
     low, high = timing["ratio_low"], timing["ratio_high"]
-    return {"latency_ratio": (low, high), "latency_ms": (low * reference_ms, high * reference_ms)}
+    numbers = {
+        **candidate.numbers,
+        "latency_ratio": timing["ratio"],
+        "latency_ms": timing["ratio"] * reference_ms,
+        **({"memory_mb": timing["memory_mb"]} if "memory_mb" in timing else {}),
+    }
+    intervals = {
+        **candidate.intervals,
+        "latency_ratio": (low, high),
+        "latency_ms": (low * reference_ms, high * reference_ms),
+    }
+    return with_scores(numbers, intervals, reference)

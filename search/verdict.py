@@ -15,7 +15,7 @@ from .engine import Engine, Finished, Interrupted, Task, complete
 from .first import hypervolume_reference
 from .front import dominates, hypervolume, knee, non_dominated
 from .objectives import OBJECTIVES, Limit, broken, matrix
-from .plan import Plan, timing_intervals, timing_numbers, training_seed
+from .plan import Plan, training_seed, with_timing
 from .study import Record
 
 PSNR_DOUBT_DB = 0.05  # before further seeds are trained, PSNR of one seed is taken to be known to about this
@@ -137,15 +137,15 @@ def confirmed(record: Record) -> list[Candidate]:
     chosen = [int(number) for number in wanted]
     psnr = {n: _psnrs(candidates[n], done) for n in chosen}
     spread_db, freedom = pooled(list(psnr.values()))
-    reference_ms = (record.attribute("first") or {}).get("reference", {}).get("numbers", {}).get("latency_ms", math.nan)
+    reference = (record.attribute("first") or {}).get("reference", {})
+    reference_ms = reference.get("numbers", {}).get("latency_ms", math.nan)
     groups = [group for name, group in done.items() if "/timing/" in name and "failure" not in group]
     timings = {number: timing for group in groups for number, timing in group.items()}
     for number in chosen:
         c = candidates[number]
         numbers, intervals = dict(c.numbers), dict(c.intervals)
         if str(number) in timings:
-            numbers |= timing_numbers(timings[str(number)], reference_ms)
-            intervals |= timing_intervals(timings[str(number)], reference_ms)
+            numbers, intervals = with_timing(c, timings[str(number)], reference_ms, reference.get("name", ""))
         if "psnr_db" in numbers:
             numbers["psnr_db"] = float(np.mean(psnr[number]))
             if freedom:
