@@ -50,6 +50,8 @@ def summary_of(module: nn.Module) -> str:
         return ""  # what torch says of its own classes is long and known
     text = plain_line((type(module).__doc__ or "").strip().partition("\n\n")[0].partition("\n")[0])
     text = text.partition(" Source:")[0]
+    if len(text) > LONGEST_SUMMARY:
+        text = re.match(r".*?\.(?=\s|$)|.*", text)[0]  # type: ignore[index]  # its first sentence
     if len(text) > LONGEST_SUMMARY:  # then without the shapes, which the numbers in the code say better
         text = re.sub(r"[,:;] `\[N, .*", ".", text)
     return text
@@ -161,7 +163,7 @@ def _layer(module: nn.Module) -> Pieces:
     assert kind is not None
     positional: list[Pieces] = []
     named: list[Pieces] = []
-    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+    for place, (name, parameter) in enumerate(inspect.signature(kind.__init__).parameters.items()):
         if name in NOT_SETTINGS or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         required = parameter.default is parameter.empty
@@ -174,7 +176,9 @@ def _layer(module: nn.Module) -> Pieces:
         if required:
             positional.append((written,))
         elif value != parameter.default and not _follows(module, name, value):
-            named.append((f"{name}=", written))
+            # As people write it: nn.LeakyReLU(0.05), but nn.ReLU(inplace=True).
+            plain = not positional and not named and place == 1 and type(value) in (int, float)
+            (positional if plain else named).append((written,) if plain else (f"{name}=", written))
     return called(f"nn.{kind.__name__}", *positional, *named)
 
 
@@ -192,6 +196,8 @@ def _follows(module: nn.Module, name: str, value: Any) -> bool:
     """Whether a setting is what the others make of it when it is not given."""
     if name == "stride" and isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
         return value == _setting(module, "kernel_size")
+    if name == "init" and isinstance(module, nn.PReLU):
+        return True  # the file of weights says more
     return name == "bias" and isinstance(module, NORMS) and not module.affine
 
 

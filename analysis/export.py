@@ -170,7 +170,7 @@ def onnx_difference(network: nn.Module, path: Path) -> float:
 
 def largest_difference(network: nn.Module, given: np.ndarray, wanted: np.ndarray) -> float:
     """The largest |given - wanted| over max |wanted|; of a network that jumps, of all but a share `BESIDE_JUMPS`."""
-    differences = np.abs(given - wanted) / np.abs(wanted).max()
+    differences = np.abs(given - wanted) / (np.abs(wanted).max() or 1)
     jumps = any(getattr(module, "jumps", False) for module in network.modules())
     return float(np.quantile(differences, 1 - BESIDE_JUMPS) if jumps else differences.max())
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..proxies.complexity import Complexity, complexity
 from ..spaces import InputError, inference_form
 from .class_source import module_source, plain_line, summary_of
-from .export import PARITY, ExportFailed
+from .export import PARITY, ExportFailed, largest_difference
 from .graph_trace import NotWritable
 from .source_layout import WIDTH
 
@@ -62,7 +62,7 @@ def write_ntire(network: nn.Module, folder: Path, team: int, name: str, summary:
     images of several sizes before they are put in their place. Raises InputError where team or name cannot be used,
     ExportFailed where the network cannot be written as one file or the file computes something else.
     """
-    class_name = _class_name(team, name)
+    class_name, folder = _class_name(team, name), folder.absolute()  # `.` has no name to put another beside
     stem = f"team{team:02}_{name}"
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -159,10 +159,8 @@ def _checked(network: nn.Module, folder: Path, stem: str, class_name: str) -> fl
         wanted = [reference(image) for image in images]
     if [tuple(y.shape) for y in given] != [tuple(y.shape) for y in wanted]:
         raise ExportFailed(f"{stem}.py gives images of other sizes than the network")
-    difference = max(
-        float((mine - theirs).abs().max() / (theirs.abs().max() or 1))
-        for mine, theirs in zip(given, wanted, strict=True)
-    )
+    pairs = zip(given, wanted, strict=True)
+    difference = max(largest_difference(network, mine.numpy(), theirs.numpy()) for mine, theirs in pairs)
     if not difference <= PARITY:  # so, for it may be no number
         raise ExportFailed(f"{stem}.py differs from the network by {difference:.2g} (at most {PARITY:g} is accepted)")
     return difference

@@ -16,23 +16,24 @@ from ..proxies.complexity import complexity
 from ..proxies.device import device_facts, find_device
 from ..proxies.image_decoding import decode
 from ..proxies.images import load_images
-from ..proxies.latency import PROTOCOLS, Protocol, time_together
+from ..proxies.latency import PROTOCOLS, Protocol, peak_memory_mb, time_together
 from ..proxies.psnr import bicubic_baseline, evaluate
 from ..proxies.writing import whole
-from ..spaces import SYSTEMS, Design, InputError, build, inference_form, published, read_design, unknown
+from ..search.ntire import NTIRE_SCORES, with_scores
+from ..spaces import NETWORKS, Design, InputError, build, inference_form, published, read_design, unknown
 from ..spaces.systems.weights import load_published
 from .recipe_file import read_recipe
 
 
 def design_of(target: str) -> Design:
     """The design of a system's name, an architecture.json, or an exported folder."""
-    if target in SYSTEMS:
+    if target in NETWORKS:
         return published(target)
     path = Path(target)
     if path.is_dir():
         path = path / "architecture.json"
     if not path.is_file():
-        raise InputError(f"{target}: {unknown('system', target, SYSTEMS)}, and no such file")
+        raise InputError(f"{target}: {unknown('system', target, NETWORKS)}, and no such file")
     return read_design(path)
 
 
@@ -58,7 +59,7 @@ def measure(
     table = Table()
     for heading in ("network", "parameters", "MACs (G)", "FLOPs (G)", "activations (M)", "convolutions"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
-    timings, place = {}, str(find_device(device))
+    timings, memories, place = {}, {}, str(find_device(device))
     if not counts_only:
         networks: dict[str, nn.Module] = {
             name: inference_form(build(design, device=place)) for name, design in designs.items()
@@ -69,13 +70,22 @@ def measure(
         designs.setdefault(named, design_of(reference))
         for heading in ("latency (ms)", f"x {reference}", "95 % interval"):
             table.add_column(heading, justify="right")
+        memories = {name: peak_memory_mb(network, protocol, place) for name, network in networks.items()}
+        if None not in memories.values():
+            table.add_column("memory (MB)", justify="right")
+    scores = [name for name, score in NTIRE_SCORES.items() if timings and score.baseline == reference]
+    for year in scores:
+        table.add_column(f"NTIRE {year}", justify="right")
     for name, design in designs.items():
         counted = complexity(design)
         cells = [name, f"{counted.parameters:,}", f"{counted.macs_g:.4f}", f"{counted.flops_g:.4f}"]
         cells += [f"{counted.activations_m:.4f}", str(counted.convolutions)]
         if name in timings:
-            t = timings[name]
+            t, memory_mb = timings[name], memories[name]
             cells += [f"{t.latency_ms:.2f}", f"{t.ratio:.3f}", f"{t.ratio_low:.3f} to {t.ratio_high:.3f}"]
+            cells += [] if memory_mb is None else [f"{memory_mb:.1f}"]
+            known = {**counted.numbers(), "latency_ratio": t.ratio}
+            cells += [f"{with_scores(known, {}, reference)[0][f'ntire_{year}']:.3f}" for year in scores]
         table.add_row(*cells)
     console.print(table)
     if timings:
@@ -88,8 +98,8 @@ def network_to_use(model: Path | None, system: str | None, weights: Path | None)
     if model is not None and system is None and weights is None:
         return load_exported(model)
     if model is None and system is not None and weights is not None:
-        if system not in SYSTEMS:
-            raise InputError(unknown("system", system, SYSTEMS))
+        if system not in NETWORKS:
+            raise InputError(unknown("system", system, NETWORKS))
         return inference_form(load_published(system, weights))
     raise InputError("name either an exported folder, or --system and --weights")
 

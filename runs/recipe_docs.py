@@ -13,7 +13,7 @@ from typing import Any
 
 from ..search.objectives import OBJECTIVES
 from ..search.samplers import SAMPLERS
-from ..spaces import BLOCKS, BUILDABLE, SYSTEMS
+from ..spaces import BLOCKS, BUILDABLE, NETWORKS
 from .recipe_file import EXTENDING, read_recipe, recipe_names
 from .recipe_schema import Node, part_of, recipe_schema, wanted
 from .recipe_values import about
@@ -146,7 +146,7 @@ def _blocks() -> list[str]:
 
 
 def _systems() -> list[str]:
-    rows = [[f"`{name}`", system.title, system.idea] for name, system in SYSTEMS.items()]
+    rows = [[f"`{name}`", system.title, system.idea] for name, system in NETWORKS.items()]
     return markdown([["system", "what it is", "in one line"], *rows])
 
 

@@ -29,8 +29,8 @@ from ..search.engine import Interrupted
 from ..search.first import first_record
 from ..search.loop import Exhausted, Search
 from ..search.objectives import OBJECTIVES
-from ..search.plan import Budget, Plan
 from ..search.samplers import Start
+from ..search.settings import Budget, Settings
 from ..search.study import Record
 from ..search.verdict import Verdict, confirm
 from ..spaces import InputError, published, published_architecture
@@ -62,27 +62,27 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
     recipe = read_recipe(name, overrides)
     if recipe.space is None:
         raise InputError(f"{name}: has no 'space' to search")
-    plan = plan_of(recipe)
-    say_notes(plan.data, console)
+    settings = settings_of(recipe)
+    say_notes(settings.data, console)
     folder = RunFolder(out or Path("out") / Path(name).stem)
     aside = folder.move_aside() if fresh else None
     if aside:
         console.print(f"The earlier run now lies in {aside}", soft_wrap=True)
     with folder.lock():
         folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
-        record = Record(folder.url, recipe.objectives, plan.space)
-        refuse_other_images(folder, plan, record)
-        refuse_other_device(folder, plan, record)
+        record = Record(folder.url, recipe.objectives, settings.space)
+        refuse_other_images(folder, settings, record)
+        refuse_other_device(folder, settings, record)
         if record.attribute("finished"):
             console.print(f"{folder.path} holds a finished run; nothing in it is done twice.")
         ended = None
         with (
             signals() as asked,
-            LocalEngine(workers(recipe, plan), lambda: bool(asked)) as engine,
+            LocalEngine(workers(recipe, settings), lambda: bool(asked)) as engine,
             Watch(folder, recipe, record, engine, console) as watch,
         ):
             try:
-                ended = drive(plan, record, engine, folder, watch)
+                ended = drive(settings, record, engine, folder, watch)
             except Interrupted:
                 watch.enter("stopped")
             if asked:  # also where all was done by then: the report would take longer than a signal allows
@@ -101,22 +101,22 @@ def say_notes(data: Data, console: Console) -> None:
         console.print(note)
 
 
-def refuse_other_images(folder: RunFolder, plan: Plan, record: Record) -> None:
+def refuse_other_images(folder: RunFolder, settings: Settings, record: Record) -> None:
     """InputError where the images are not those the run began with: its numbers could not be compared."""
     known = (record.attribute("first") or {}).get("data", {}).get("hash", {})
-    now = {"train": plan.data.train().hash, "validation": plan.data.evaluation().hash}
+    now = {"train": settings.data.train().hash, "validation": settings.data.evaluation().hash}
     changed = [role for role in known if known[role] != now[role]]
     if changed:
         raise InputError(
-            f"{folder.path}: the {changed[0]} images have changed since this run began ({plan.data.source}); "
+            f"{folder.path}: the {changed[0]} images have changed since this run began ({settings.data.source}); "
             "restore them, or choose another --out, or --fresh"
         )
 
 
-def refuse_other_device(folder: RunFolder, plan: Plan, record: Record) -> None:
+def refuse_other_device(folder: RunFolder, settings: Settings, record: Record) -> None:
     """InputError where the run would go on on another device: latencies of two devices are never put on one axis."""
-    began, here = record.attribute("machine") or {}, machine_facts(plan.device)
-    parts = ("device", "gpu", "cpu") if plan.needs("timed") else ("device", "gpu")
+    began, here = record.attribute("machine") or {}, machine_facts(settings.device)
+    parts = ("device", "gpu", "cpu") if settings.needs("timed") else ("device", "gpu")
     for part in parts:
         if began and began.get(part) != here.get(part):
             raise InputError(
@@ -125,34 +125,34 @@ def refuse_other_device(folder: RunFolder, plan: Plan, record: Record) -> None:
             )
 
 
-def drive(plan: Plan, record: Record, engine: LocalEngine, folder: RunFolder, watch: Watch) -> Exhausted | None:
+def drive(settings: Settings, record: Record, engine: LocalEngine, folder: RunFolder, watch: Watch) -> Exhausted | None:
     """Opening, search, confirmation; gives the reason where the search ended before its budget."""
     clock = Clock(record)
     if record.attribute("first") is None:
         watch.enter("measuring the reference")
-        record.set_attribute("machine", machine_facts(plan.device))
+        record.set_attribute("machine", machine_facts(settings.device))
         record.set_attribute("versions", versions())
-        record.set_attribute("first", first_record(plan, engine))
+        record.set_attribute("first", first_record(settings, engine))
 
     def look() -> None:
         watch.changed()
         clock.tick()
 
-    run = Search(plan, record, engine, folder.candidate, look)
+    run = Search(settings, record, engine, folder.candidate, look)
     if record.attribute("finished"):
         if run.wants_more():
             record.set_attribute("finished", False)
             record.set_attribute("contenders", {})  # the front is open again
         else:
             clock.stop()
-    watch.enter("searching", plan.budget.candidates)
+    watch.enter("searching", settings.budget.candidates)
     ended = None
     try:
         run.run()
     except Exhausted as error:
         ended = error
     watch.enter("confirming the front")
-    confirm(plan, record, engine, folder.candidate, look)
+    confirm(settings, record, engine, folder.candidate, look)
     clock.tick(now=True)
     if not record.attribute("finished"):
         record.set_attribute("finished", True)
@@ -221,15 +221,15 @@ def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
 # ---- from the recipe to the search's terms
 
 
-def plan_of(recipe: Recipe) -> Plan:
-    """The plan that a recipe describes, for this machine."""
+def settings_of(recipe: Recipe) -> Settings:
+    """The settings that a recipe describes, for this machine."""
     space = recipe.make_space()
     if space is None:
         raise InputError("the recipe has no 'space' to search")
     known = tuple(published_architecture(name) for name in recipe.search.seeded_with)
     device = device_of(recipe)
     check_device(recipe, device)  # with `device: auto` this could not be known before
-    return Plan(
+    return Settings(
         space=space,
         objectives=tuple(recipe.objectives),
         limits=recipe.make_limits(),
@@ -265,9 +265,9 @@ def device_of(recipe: Recipe) -> str:
     return str(find_device(recipe.device))
 
 
-def workers(recipe: Recipe, plan: Plan) -> int:
+def workers(recipe: Recipe, settings: Settings) -> int:
     """How many trainings at once: the recipe's number, or one a core on a CPU and one on a GPU."""
-    return recipe.search.workers or (len(os.sched_getaffinity(0)) if plan.device == "cpu" else 1)
+    return recipe.search.workers or (len(os.sched_getaffinity(0)) if settings.device == "cpu" else 1)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ..proxies.work import Data, TrainWork
 from ..proxies.writing import write_json
 from ..search.candidate import Candidate
 from ..search.engine import RunFailed, Task, complete
-from ..search.plan import training_seed
+from ..search.settings import training_seed
 from ..search.study import Record
 from ..spaces import InputError
 from .folder import RunFolder

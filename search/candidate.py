@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..spaces import SYSTEMS, Design, Published
+from ..spaces import NETWORKS, Design, Published
 
 STATES = ("running", "complete", "pruned", "failed")
 
@@ -42,4 +42,4 @@ class Candidate:
         words = self.design.summary()
         if system is None or isinstance(self.design.architecture, Published):
             return words
-        return f"{SYSTEMS[system].title}, as published: {words}"
+        return f"{NETWORKS[system].title}, as published: {words}"

@@ -10,29 +10,29 @@ from ..proxies.work import REFERENCE, BaselineWork, SpeedWork, TimeWork
 from ..spaces import Design
 from .candidate import Candidate
 from .engine import Engine, Finished, Interrupted, RunFailed, Task, complete
-from .plan import Plan, with_timing
+from .settings import Settings, with_timing
 
 FITTED_SHARE = 0.68  # of `search.minutes` that the trainings may fill; timings, evaluations and redraws take the rest
 CONTENDERS_SHARE = 0.5  # of the candidates, about so many are trained again at the end
 FEWEST_STEPS = 20
 
 
-def first_record(plan: Plan, engine: Engine) -> dict[str, Any]:
+def first_record(settings: Settings, engine: Engine) -> dict[str, Any]:
     """Reference network, baseline, steps of a training, hypervolume's reference point; as plain data."""
-    name, design = plan.reference
+    name, design = settings.reference
     numbers: dict[str, float] = complexity(design).numbers()
     timing = None
-    if plan.needs("timed"):
-        work = TimeWork({}, design, plan.protocol, plan.device)
+    if settings.needs("timed"):
+        work = TimeWork({}, design, settings.protocol, settings.device)
         timing = numbers_of(next(complete(engine, [Task("first/reference", work)])))[REFERENCE]
         own = {**timing, "ratio": 1.0, "ratio_low": 1.0, "ratio_high": 1.0}
         numbers, _ = with_timing(Candidate(0, design, numbers=numbers), own, timing["latency_ms"], name)
-    baseline = numbers_of(next(complete(engine, [Task("first/bicubic", BaselineWork(plan.data))])))
-    train, validation = plan.data.train(), plan.data.evaluation()
+    baseline = numbers_of(next(complete(engine, [Task("first/bicubic", BaselineWork(settings.data))])))
+    train, validation = settings.data.train(), settings.data.evaluation()
     return {
         "reference": {"name": name, "numbers": numbers, "timing": timing},
         "bicubic_psnr_db": baseline["psnr_db"],
-        "steps": fitted_steps(plan, engine) if plan.fit else plan.training.steps,
+        "steps": fitted_steps(settings, engine) if settings.fit else settings.training.steps,
         "data": {
             "label": train.label,
             "hash": {"train": train.hash, "validation": validation.hash},
@@ -46,27 +46,27 @@ def first_record(plan: Plan, engine: Engine) -> dict[str, Any]:
     }
 
 
-def fitted_steps(plan: Plan, engine: Engine) -> int:
+def fitted_steps(settings: Settings, engine: Engine) -> int:
     """As many training steps as let the asked number of candidates end within `minutes`, at most the recipe's.
 
     Measured on networks of the space, one of each block type, on all workers at once, as the search will run them.
     """
-    minutes = plan.budget.minutes
+    minutes = settings.budget.minutes
     if minutes is None:
-        return plan.training.steps
-    random = Random(f"{plan.seed}:speed")
-    designs = [Design(plan.space.sample(random, only_type=block.type)) for block in plan.space.blocks]
+        return settings.training.steps
+    random = Random(f"{settings.seed}:speed")
+    designs = [Design(settings.space.sample(random, only_type=block.type)) for block in settings.space.blocks]
     tasks = [
-        Task(f"first/speed {slot}", SpeedWork(tuple(designs), plan.training, plan.data, plan.device))
+        Task(f"first/speed {slot}", SpeedWork(tuple(designs), settings.training, settings.data, settings.device))
         for slot in range(engine.slots)
     ]
     speeds = [numbers_of(finished) for finished in complete(engine, tasks)]
     step_s = sum(speed["step_s"] for speed in speeds) / len(speeds)
     evaluation_s = sum(speed["evaluation_s"] for speed in speeds) / len(speeds)
-    rounds = math.ceil(plan.budget.candidates / engine.slots)
-    confirming = 1 + CONTENDERS_SHARE * plan.confirm_seeds
+    rounds = math.ceil(settings.budget.candidates / engine.slots)
+    confirming = 1 + CONTENDERS_SHARE * settings.confirm_seeds
     a_candidate_s = FITTED_SHARE * 60 * minutes / (rounds * confirming) - evaluation_s
-    return max(FEWEST_STEPS, min(plan.training.steps, int(a_candidate_s / step_s)))
+    return max(FEWEST_STEPS, min(settings.training.steps, int(a_candidate_s / step_s)))
 
 
 def numbers_of(finished: Finished) -> dict[str, Any]:

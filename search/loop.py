@@ -21,9 +21,9 @@ from ..spaces import Design
 from .candidate import Candidate
 from .engine import Engine, Finished, Interrupted, Task
 from .objectives import broken, matrix
-from .plan import Plan, training_seed, with_timing
 from .samplers import SAMPLERS
 from .seen import Proposal, Seen
+from .settings import Settings, training_seed, with_timing
 from .study import Record, belongs
 
 HOPELESS = 500  # proposals in a row that break limits
@@ -50,24 +50,24 @@ class Search:
 
     def __init__(
         self,
-        plan: Plan,
+        settings: Settings,
         record: Record,
         engine: Engine,
         folder_of: Callable[[int], Path],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        self.plan, self.record, self.engine = plan, record, engine
+        self.settings, self.record, self.engine = settings, record, engine
         self.folder_of, self.on_change = folder_of, on_change
         first = record.attribute("first")
         self.steps: int = first["steps"]
         self.reference_ms: float = first["reference"]["numbers"].get("latency_ms", math.nan)
-        self.training = replace(plan.training, steps=self.steps)
+        self.training = replace(settings.training, steps=self.steps)
         self.running: dict[str, Candidate] = {}
-        self.known = {c.design.hash for c in record.candidates if belongs(c, plan.space)}
+        self.known = {c.design.hash for c in record.candidates if belongs(c, settings.space)}
         self.spent_before_s: float = record.attribute("seconds") or 0.0
         self.started = time.monotonic()
         begun = {c.details.get("system") for c in record.candidates if c.kind == "published"}
-        self.beside = [(name, design) for name, design in plan.beside if name not in begun]
+        self.beside = [(name, design) for name, design in settings.beside if name not in begun]
 
     # ---- the loop
 
@@ -114,7 +114,7 @@ class Search:
 
     def wants_more(self) -> bool:
         """Whether the budget leaves room for another candidate, those on their way included."""
-        budget = self.plan.budget
+        budget = self.settings.budget
         done = sum(c.kind == "search" and c.state == "complete" for c in self.record.candidates)
         done += sum(c.kind == "search" for c in self.running.values())
         if done >= budget.candidates:
@@ -134,7 +134,7 @@ class Search:
             place = died_at(self.folder_of(candidate.number))
             if place is not None:
                 self.finish(candidate, "failed", f"was running at two deaths of the driver, both at {place}")
-            elif "psnr_db" not in candidate.numbers and (limit := broken(self.plan.limits, candidate.numbers)):
+            elif "psnr_db" not in candidate.numbers and (limit := broken(self.settings.limits, candidate.numbers)):
                 self.finish(candidate, "pruned", f"broke {limit}")
             else:
                 self.send_on(candidate)
@@ -158,7 +158,7 @@ class Search:
         """Counts a new candidate, records it whole, and sends it on if it breaks no limit."""
         numbers = complexity(candidate.design).numbers()
         candidate = replace(candidate, numbers=numbers)
-        limit = broken(self.plan.limits, numbers)
+        limit = broken(self.settings.limits, numbers)
         if limit is not None:
             candidate = replace(candidate, state="pruned", reason=f"broke {limit}")
         candidate = self.record.add(candidate, memory)
@@ -171,44 +171,46 @@ class Search:
         The draw is keyed by how many candidates the sampler has seen, not by how many records there are: one that does
         not belong to the space moves nothing.
         """
-        plan, seen = self.plan, self.view()
+        settings, seen = self.settings, self.view()
         number = len(seen)
-        if len(self.known) >= plan.space.size:
-            raise Exhausted(f"all {plan.space.size} networks of the space have been tried", 0)
+        if len(self.known) >= settings.space.size:
+            raise Exhausted(f"all {settings.space.size} networks of the space have been tried", 0)
         for attempt in range(REDRAWS):
-            random = Random(f"{plan.seed}:{number}:{attempt}")
-            proposal = SAMPLERS[plan.sampler](plan.space, seen, random, plan.start, plan.objectives)
+            random = Random(f"{settings.seed}:{number}:{attempt}")
+            proposal = SAMPLERS[settings.sampler](settings.space, seen, random, settings.start, settings.objectives)
             if proposal.architecture.hash not in self.known:
                 return proposal
-        random = Random(f"{plan.seed}:{number}:random")
+        random = Random(f"{settings.seed}:{number}:random")
         for _ in range(RANDOM_DRAWS):
-            architecture = plan.space.sample(random)
+            architecture = settings.space.sample(random)
             if architecture.hash not in self.known:
                 return Proposal(architecture, "random: the sampler repeated itself")
-        raise Exhausted(f"no network was found that has not been tried; the space holds {plan.space.size}", 0)
+        raise Exhausted(f"no network was found that has not been tried; the space holds {settings.space.size}", 0)
 
     def view(self) -> list[Seen]:
         """What the sampler is shown: the candidates whose genome lies in the space, and nothing else."""
         seen = []
         for c in self.record.candidates:
-            if belongs(c, self.plan.space):
-                points = tuple(matrix([c], self.plan.objectives)[0]) if c.state == "complete" else None
+            if belongs(c, self.settings.space):
+                points = tuple(matrix([c], self.settings.objectives)[0]) if c.state == "complete" else None
                 memory, architecture = self.record.memory(c.number), c.design.architecture
                 seen.append(Seen(c.number, architecture, c.state, points, memory))  # type: ignore[arg-type]
         return seen
 
     def send_on(self, candidate: Candidate) -> None:
         """Submits the next piece of work that the candidate needs; completes it where none is left."""
-        plan, number, folder = self.plan, candidate.number, str(self.folder_of(candidate.number))
-        if plan.needs("timed") and "latency_ratio" not in candidate.numbers:
-            work = TimeWork({NETWORK: candidate.design}, plan.reference[1], plan.protocol, plan.device, folder)
-        elif plan.needs("trained") and "psnr_db" not in candidate.numbers:
-            seed = training_seed(plan.seed, number)
-            work = TrainWork(candidate.design, self.training, plan.data, seed, plan.device, folder)
+        settings, number, folder = self.settings, candidate.number, str(self.folder_of(candidate.number))
+        if settings.needs("timed") and "latency_ratio" not in candidate.numbers:
+            work = TimeWork(
+                {NETWORK: candidate.design}, settings.reference[1], settings.protocol, settings.device, folder
+            )
+        elif settings.needs("trained") and "psnr_db" not in candidate.numbers:
+            seed = training_seed(settings.seed, number)
+            work = TrainWork(candidate.design, self.training, settings.data, seed, settings.device, folder)
         else:
             self.finish(candidate, "complete")
             return
-        task = Task(f"{number}/{type(work).__name__}", work, plan.task_minutes)
+        task = Task(f"{number}/{type(work).__name__}", work, settings.task_minutes)
         self.running[task.name] = candidate
         self.engine.submit(task)
 
@@ -230,10 +232,10 @@ class Search:
             self.finish(candidate, "failed", f"PSNR is {numbers['psnr_db']}")
             return
         candidate = self.trained(candidate, numbers) if was_training else self.timed(candidate, numbers[NETWORK])
-        limit = broken(self.plan.limits, candidate.numbers)
+        limit = broken(self.settings.limits, candidate.numbers)
         if limit is not None and not was_training:
             self.finish(candidate, "pruned", f"broke {limit}")
-        elif was_training or not self.plan.needs("trained"):
+        elif was_training or not self.settings.needs("trained"):
             self.finish(candidate, "complete")
         else:
             self.record.update(candidate)
@@ -243,7 +245,7 @@ class Search:
     def timed(self, candidate: Candidate, timing: dict[str, Any]) -> Candidate:
         """The candidate with its latency; the raw samples go to a file beside the record."""
         write_json(self.folder_of(candidate.number) / "timing.json", timing)
-        numbers, intervals = with_timing(candidate, timing, self.reference_ms, self.plan.reference[0])
+        numbers, intervals = with_timing(candidate, timing, self.reference_ms, self.settings.reference[0])
         details = {**candidate.details, "timing_wide": timing["wide"]}
         return replace(candidate, numbers=numbers, intervals=intervals, details=details)
 
@@ -279,7 +281,7 @@ class Search:
         if len(tail) < HOPELESS or any(c.state != "pruned" for c in tail):
             return
         judged = []
-        for limit in self.plan.limits:
+        for limit in self.settings.limits:
             values = [c.numbers[limit.name] for c in tail if limit.name in c.numbers]
             nearest = (min if limit.relation == "<=" else max)(values, default=limit.bound)
             missed_by = abs(nearest - limit.bound) / (abs(limit.bound) or 1.0)

@@ -15,7 +15,7 @@ from .engine import Engine, Finished, Interrupted, Task, complete
 from .first import hypervolume_reference
 from .front import dominates, hypervolume, knee, non_dominated
 from .objectives import OBJECTIVES, Limit, broken, matrix
-from .plan import Plan, training_seed, with_timing
+from .settings import Settings, training_seed, with_timing
 from .study import Record
 
 PSNR_DOUBT_DB = 0.05  # before further seeds are trained, PSNR of one seed is taken to be known to about this
@@ -64,28 +64,28 @@ def contenders(candidates: Sequence[Candidate], objectives: Sequence[str]) -> li
 
 
 def confirm(
-    plan: Plan, record: Record, engine: Engine, folder_of: Callable[[int], Path], on_change: Callable[[], None]
+    settings: Settings, record: Record, engine: Engine, folder_of: Callable[[int], Path], on_change: Callable[[], None]
 ) -> bool:
     """Times the contenders again, together, and trains them with further seeds; each result is recorded as it comes.
 
     What an earlier life of the run has recorded is not done again; False where nothing was left to do. Raises
     Interrupted on a stop.
     """
-    training = replace(plan.training, steps=record.attribute("first")["steps"])
-    chosen = contenders(eligible(record.candidates, plan.objectives, plan.limits), plan.objectives)
+    training = replace(settings.training, steps=record.attribute("first")["steps"])
+    chosen = contenders(eligible(record.candidates, settings.objectives, settings.limits), settings.objectives)
     tasks: list[Task] = []
-    if plan.needs("timed"):
+    if settings.needs("timed"):
         # In groups, so that no round of the interleaving gets long; each group has the reference among it.
         for at in range(0, len(chosen), TIMED_TOGETHER):
             group = {str(c.number): c.design for c in chosen[at : at + TIMED_TOGETHER]}
-            work = TimeWork(group, plan.reference[1], plan.protocol, plan.device)
-            tasks.append(Task(f"confirm/timing/{'+'.join(group)}", work, plan.task_minutes))
-    if plan.needs("trained"):
+            work = TimeWork(group, settings.reference[1], settings.protocol, settings.device)
+            tasks.append(Task(f"confirm/timing/{'+'.join(group)}", work, settings.task_minutes))
+    if settings.needs("trained"):
         for c in chosen:
-            for repeat in range(1, plan.confirm_seeds + 1):
-                seed, folder = training_seed(plan.seed, c.number, repeat), folder_of(c.number) / f"seed{repeat}"
-                work = TrainWork(c.design, training, plan.data, seed, plan.device, str(folder))
-                tasks.append(Task(f"confirm/training/{c.number}/{repeat}", work, plan.task_minutes))
+            for repeat in range(1, settings.confirm_seeds + 1):
+                seed, folder = training_seed(settings.seed, c.number, repeat), folder_of(c.number) / f"seed{repeat}"
+                work = TrainWork(c.design, training, settings.data, seed, settings.device, str(folder))
+                tasks.append(Task(f"confirm/training/{c.number}/{repeat}", work, settings.task_minutes))
     done = record.attribute("confirmed") or {}
     missing = [task for task in tasks if task.name not in done]
     if not missing:

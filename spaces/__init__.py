@@ -7,13 +7,14 @@ from .errors import InputError, unknown
 from .forms import inference_form
 from .network import Network
 from .space import BlockChoices, Space
-from .systems import BUILDABLE, SYSTEMS
+from .systems import BUILDABLE, NETWORKS, SYSTEMS
 from .systems.system import System
 from .systems.weights import load_published
 
 __all__ = [
     "BLOCKS",
     "BUILDABLE",
+    "NETWORKS",
     "SYSTEMS",
     "Architecture",
     "Block",

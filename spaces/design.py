@@ -15,19 +15,19 @@ from torch.nn.utils import parametrize
 from .architecture import Architecture, member
 from .errors import InputError
 from .network import Network, check_size
-from .systems import SYSTEMS
+from .systems import NETWORKS
 
 LAST_SCALE = 0.3
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published network that is a module of its own and no architecture of the space: its name in `SYSTEMS`."""
+    """A published network that is a module of its own and no architecture of the space: its name in `NETWORKS`."""
 
     name: str
 
     def __post_init__(self) -> None:
-        member("published network", self.name, (name for name in SYSTEMS if is_module(name)))
+        member("published network", self.name, (name for name in NETWORKS if is_module(name)))
 
     def canonical(self) -> "Published":
         """Itself: a name has one spelling."""
@@ -40,7 +40,7 @@ class Published:
 
     def summary(self) -> str:
         """The network in a few words."""
-        return f"{SYSTEMS[self.name].title}, as published"
+        return f"{NETWORKS[self.name].title}, as published"
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -84,13 +84,13 @@ class Design:
 
 def is_module(name: str) -> bool:
     """Whether the published network `name` is built from a module of its own."""
-    network = SYSTEMS[name].network
+    network = NETWORKS[name].network
     return network is not None and not isinstance(network, Architecture)
 
 
 def published(name: str) -> Design:
     """The design of a published network by its name; InputError where there is none, or none that can be built."""
-    system = SYSTEMS[member("published network", name, SYSTEMS)]
+    system = NETWORKS[member("published network", name, NETWORKS)]
     if system.network is None:
         raise InputError(f"the published network '{name}' cannot be built: {system.why_not}")
     return Design(system.network if isinstance(system.network, Architecture) else Published(name))
@@ -144,7 +144,7 @@ def _unweighted(architecture: Architecture | Published) -> Any:
     if isinstance(architecture, Architecture):
         network: nn.Module = Network(architecture)
     else:
-        network = SYSTEMS[architecture.name].network()  # type: ignore[misc,operator]
+        network = NETWORKS[architecture.name].network()  # type: ignore[misc,operator]
     # A hook, not a line of forward: tracers do not see it, so that exports keep height and width free.
     network.register_forward_pre_hook(check_size)
     return network

@@ -10,7 +10,7 @@ from paretosr.analysis.table import IDENTITY
 from paretosr.proxies.complexity import complexity
 from paretosr.runs.inspection import read_run
 from paretosr.search.candidate import Candidate
-from paretosr.spaces import SYSTEMS, inference_form, published
+from paretosr.spaces import NETWORKS, inference_form, published
 
 BESIDE = ("srrn", "fimdn", "amaf_net")  # shared weights; an architecture with branches; weight norm
 SMALL = ("--set", "search.candidates=3", "--set", "search.start=2")
@@ -33,7 +33,7 @@ def test_published_networks_are_trained_like_those_found(paretosr: Command, reci
         assert c.design == published(name)
         assert c.numbers["parameters_m"] == complexity(published(name)).parameters / 1e6
         assert c.details["steps"] == 2
-        assert SYSTEMS[name].title in c.summary
+        assert NETWORKS[name].title in c.summary
 
     # The sampler does not see them: the search finds what it finds without them.
     searched = [c for c in candidates if c.kind == "search"]
@@ -51,7 +51,7 @@ def test_published_networks_are_trained_like_those_found(paretosr: Command, reci
     assert "3 of them published networks" in report
     for name in BESIDE:
         assert f'"{name}"' in report  # what its marker is called
-        assert SYSTEMS[name].title in report
+        assert NETWORKS[name].title in report
 
     # One of them is a candidate like any other: it can be exported, and comes back in its inference form.
     number = known[2].number

@@ -23,8 +23,8 @@ from paretosr.search.engine import Finished, Interrupted, Task
 from paretosr.search.first import FEWEST_STEPS, FITTED_SHARE, first_record, fitted_steps
 from paretosr.search.loop import FAILURES, HOPELESS, Exhausted, Search
 from paretosr.search.objectives import Limit
-from paretosr.search.plan import Budget, Plan
 from paretosr.search.samplers import SAMPLERS, Start
+from paretosr.search.settings import Budget, Settings
 from paretosr.search.study import Record
 from paretosr.spaces import BLOCKS, Architecture, Block, BlockChoices, Design, Space, published, published_architecture
 
@@ -73,8 +73,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
 
 
 @pytest.fixture(scope="module")
-def plan(data: Data) -> Plan:
-    return Plan(
+def settings(data: Data) -> Settings:
+    return Settings(
         space=SPACE,
         objectives=COUNTED,
         limits=(),
@@ -98,9 +98,9 @@ def record_for():
     """Makes a record in memory that a search can begin with."""
     made = []
 
-    def make(plan: Plan) -> Record:
-        record = Record("sqlite://", plan.objectives, plan.space)
-        record.set_attribute("first", {"steps": plan.training.steps, "reference": {"name": "small", "numbers": {}}})
+    def make(settings: Settings) -> Record:
+        record = Record("sqlite://", settings.objectives, settings.space)
+        record.set_attribute("first", {"steps": settings.training.steps, "reference": {"name": "small", "numbers": {}}})
         made.append(record)
         return record
 
@@ -109,17 +109,17 @@ def record_for():
         record.close()
 
 
-def search(plan: Plan, record: Record, folder: Path, engine: Here | None = None) -> tuple[Candidate, ...]:
-    Search(plan, record, engine or Here(), lambda number: folder / str(number)).run()
+def search(settings: Settings, record: Record, folder: Path, engine: Here | None = None) -> tuple[Candidate, ...]:
+    Search(settings, record, engine or Here(), lambda number: folder / str(number)).run()
     return record.candidates
 
 
 # ---- budgets
 
 
-def test_the_budget_is_so_many_trained_networks(plan, record_for, tmp_path):
+def test_the_budget_is_so_many_trained_networks(settings, record_for, tmp_path):
     """What a limit pruned does not count."""
-    limited = replace(plan, limits=(Limit("convolutions", "<=", 9),))
+    limited = replace(settings, limits=(Limit("convolutions", "<=", 9),))
     candidates = search(limited, record_for(limited), tmp_path)
     states = [c.state for c in candidates]
     assert states.count("complete") == 10
@@ -127,20 +127,20 @@ def test_the_budget_is_so_many_trained_networks(plan, record_for, tmp_path):
     assert states[-1] == "complete"
 
 
-def test_training_steps_may_be_the_budget(plan, record_for, tmp_path):
-    limited = replace(plan, budget=Budget(10, steps=350))
+def test_training_steps_may_be_the_budget(settings, record_for, tmp_path):
+    limited = replace(settings, budget=Budget(10, steps=350))
     assert len(search(limited, record_for(limited), tmp_path)) == 4  # the fourth begins at 300 steps
 
 
-def test_minutes_end_a_search_but_not_before_enough_networks(plan, record_for, tmp_path):
-    limited = replace(plan, budget=Budget(10, minutes=0.0, at_least=3))
+def test_minutes_end_a_search_but_not_before_enough_networks(settings, record_for, tmp_path):
+    limited = replace(settings, budget=Budget(10, minutes=0.0, at_least=3))
     assert len(search(limited, record_for(limited), tmp_path)) == 3
-    nothing = replace(plan, budget=Budget(10, minutes=0.0))
+    nothing = replace(settings, budget=Budget(10, minutes=0.0))
     assert search(nothing, record_for(nothing), tmp_path) == ()
 
 
-def test_minutes_are_counted_over_all_lives_of_a_run(plan, record_for, tmp_path):
-    limited = replace(plan, budget=Budget(3, minutes=2.0))
+def test_minutes_are_counted_over_all_lives_of_a_run(settings, record_for, tmp_path):
+    limited = replace(settings, budget=Budget(3, minutes=2.0))
     record = record_for(limited)
     record.set_attribute("seconds", 119.0)
     assert len(search(limited, record, tmp_path)) == 3  # a second is left
@@ -149,18 +149,18 @@ def test_minutes_are_counted_over_all_lives_of_a_run(plan, record_for, tmp_path)
     assert search(limited, spent, tmp_path) == ()
 
 
-def test_networks_on_their_way_count(plan, record_for, tmp_path):
-    trained = replace(plan, objectives=("psnr_db",), budget=Budget(3), training=replace(plan.training, steps=2))
+def test_networks_on_their_way_count(settings, record_for, tmp_path):
+    trained = replace(settings, objectives=("psnr_db",), budget=Budget(3), training=replace(settings.training, steps=2))
     record = record_for(trained)
     assert len(search(trained, record, tmp_path, Here(slots=2))) == 3
 
 
-def test_longer_trainings_and_foreign_networks_count_for_nothing(plan, record_for, tmp_path):
-    record = record_for(plan)
+def test_longer_trainings_and_foreign_networks_count_for_nothing(settings, record_for, tmp_path):
+    record = record_for(settings)
     numbers = {"activations_m": 1.0, "convolutions": 1.0}
     for kind, architecture in (("trained", SPACE.sample(Random(0))), ("published", published_architecture("rfdn"))):
         record.add(Candidate(0, Design(architecture), kind=kind, state="complete", numbers=numbers))
-    searched = [c for c in search(plan, record, tmp_path) if c.kind == "search"]
+    searched = [c for c in search(settings, record, tmp_path) if c.kind == "search"]
     assert len(searched) == 10
 
 
@@ -168,8 +168,8 @@ def test_longer_trainings_and_foreign_networks_count_for_nothing(plan, record_fo
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_no_network_is_tried_twice_and_a_small_space_is_tried_whole(plan, record_for, tmp_path, sampler):
-    small = replace(plan, space=TINY, sampler=sampler, budget=Budget(100))
+def test_no_network_is_tried_twice_and_a_small_space_is_tried_whole(settings, record_for, tmp_path, sampler):
+    small = replace(settings, space=TINY, sampler=sampler, budget=Budget(100))
     record = record_for(small)
     with pytest.raises(Exhausted, match="all 12 networks of the space have been tried") as ended:
         search(small, record, tmp_path)
@@ -181,8 +181,8 @@ def test_no_network_is_tried_twice_and_a_small_space_is_tried_whole(plan, record
     assert len(record.candidates) == 12
 
 
-def test_a_network_from_outside_does_not_make_the_space_smaller(plan, record_for, tmp_path):
-    small = replace(plan, space=TINY, budget=Budget(100))
+def test_a_network_from_outside_does_not_make_the_space_smaller(settings, record_for, tmp_path):
+    small = replace(settings, space=TINY, budget=Budget(100))
     record = record_for(small)
     record.add(Candidate(0, published("rfdn"), state="pruned", reason="broke something"))
     with pytest.raises(Exhausted, match="all 12"):
@@ -205,7 +205,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_limits_that_nothing_keeps_end_the_search_and_the_tightest_is_named(
-    plan, record_for, tmp_path, impatient, sampler
+    settings, record_for, tmp_path, impatient, sampler
 ):
     # All break the first, but the second by far more; the third is kept by most.
     limits = (
@@ -213,7 +213,7 @@ def test_limits_that_nothing_keeps_end_the_search_and_the_tightest_is_named(
         Limit("activations_m", "<=", 0.001),
         Limit("parameters_m", "<=", 1),
     )
-    hopeless = replace(plan, limits=limits, sampler=sampler, budget=Budget(100))
+    hopeless = replace(settings, limits=limits, sampler=sampler, budget=Budget(100))
     record = record_for(hopeless)
     with pytest.raises(Exhausted) as ended:
         search(hopeless, record, tmp_path)
@@ -230,8 +230,8 @@ def test_limits_that_nothing_keeps_end_the_search_and_the_tightest_is_named(
     assert len({c.design.hash for c in record.candidates}) == impatient
 
 
-def test_a_search_that_gave_up_gives_up_again_without_another_try(plan, record_for, tmp_path, impatient):
-    hopeless = replace(plan, limits=(Limit("activations_m", ">=", 1000),))
+def test_a_search_that_gave_up_gives_up_again_without_another_try(settings, record_for, tmp_path, impatient):
+    hopeless = replace(settings, limits=(Limit("activations_m", ">=", 1000),))
     record = record_for(hopeless)
     for _ in range(2):
         with pytest.raises(Exhausted, match="activations_m >= 1000"):
@@ -239,15 +239,15 @@ def test_a_search_that_gave_up_gives_up_again_without_another_try(plan, record_f
         assert len(record.candidates) == impatient
 
 
-def test_one_that_keeps_the_limits_renews_the_patience(plan, record_for, tmp_path, impatient):
-    some = replace(plan, limits=(Limit("convolutions", "<=", 7),), budget=Budget(6))
+def test_one_that_keeps_the_limits_renews_the_patience(settings, record_for, tmp_path, impatient):
+    some = replace(settings, limits=(Limit("convolutions", "<=", 7),), budget=Budget(6))
     candidates = search(some, record_for(some), tmp_path)
     assert sum(c.state == "complete" for c in candidates) == 6
 
 
-def test_a_stop_is_heard_between_two_proposals(plan, record_for, tmp_path):
+def test_a_stop_is_heard_between_two_proposals(settings, record_for, tmp_path):
     """And not only when the limits let one through, which may take minutes."""
-    hopeless, engine = replace(plan, limits=(Limit("activations_m", "<=", 0.001),)), Here()
+    hopeless, engine = replace(settings, limits=(Limit("activations_m", "<=", 0.001),)), Here()
     record = record_for(hopeless)
     asked = []
 
@@ -264,12 +264,12 @@ def test_a_stop_is_heard_between_two_proposals(plan, record_for, tmp_path):
 # ---- failures
 
 
-def test_failures_in_a_row_end_the_search_with_the_last_reason(plan, record_for, tmp_path):
+def test_failures_in_a_row_end_the_search_with_the_last_reason(settings, record_for, tmp_path):
     wild = replace(
-        plan,
+        settings,
         objectives=("psnr_db",),
         sampler="random",
-        training=replace(plan.training, steps=5, learning_rate=1e30, schedule="constant"),
+        training=replace(settings.training, steps=5, learning_rate=1e30, schedule="constant"),
     )
     record = record_for(wild)
     with pytest.raises(Exhausted, match=r"^25 candidates in a row failed, the last one: non-finite loss") as ended:
@@ -283,20 +283,20 @@ def test_failures_in_a_row_end_the_search_with_the_last_reason(plan, record_for,
 # ---- the first record
 
 
-def test_the_first_record_holds_what_is_measured_once(plan, monkeypatch):
+def test_the_first_record_holds_what_is_measured_once(settings, monkeypatch):
     monkeypatch.setattr(latency_room, "SAMPLE_MS", 1.0)
-    timed = replace(plan, objectives=("psnr_db", "latency_ratio"))
+    timed = replace(settings, objectives=("psnr_db", "latency_ratio"))
     first = first_record(timed, Here())
     numbers = first["reference"]["numbers"]
-    assert complexity(plan.reference[1]).numbers().items() <= numbers.items()
+    assert complexity(settings.reference[1]).numbers().items() <= numbers.items()
     assert numbers["latency_ratio"] == 1.0
     assert numbers["latency_ms"] == first["reference"]["timing"]["latency_ms"] > 0
-    assert first["bicubic_psnr_db"] == bicubic_baseline(plan.data.evaluation()).psnr_db
+    assert first["bicubic_psnr_db"] == bicubic_baseline(settings.data.evaluation()).psnr_db
     assert first["steps"] == 100
     assert (first["data"]["train_images"], first["data"]["validation_images"]) == (2, 1)
-    assert first["data"]["hash"] == {"train": plan.data.train().hash, "validation": plan.data.evaluation().hash}
+    assert first["data"]["hash"] == {"train": settings.data.train().hash, "validation": settings.data.evaluation().hash}
     assert not first["data"]["embedded"]
-    assert "latency_ms" not in first_record(plan, Here())["reference"]["numbers"]
+    assert "latency_ms" not in first_record(settings, Here())["reference"]["numbers"]
 
 
 class Stopwatch(Here):
@@ -310,10 +310,13 @@ class Stopwatch(Here):
         return Finished(task, {"step_s": 0.5, "evaluation_s": 2.0})
 
 
-def test_steps_are_fitted_into_the_minutes(plan):
+def test_steps_are_fitted_into_the_minutes(settings):
     def fitted(slots: int = 1, confirm_seeds: int = 0, steps: int = 10_000, **budget: Any) -> int:
         wanted = replace(
-            plan, budget=Budget(**budget), confirm_seeds=confirm_seeds, training=replace(plan.training, steps=steps)
+            settings,
+            budget=Budget(**budget),
+            confirm_seeds=confirm_seeds,
+            training=replace(settings.training, steps=steps),
         )
         return fitted_steps(wanted, Stopwatch(slots))
 

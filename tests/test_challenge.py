@@ -110,7 +110,7 @@ def comparisons() -> dict[str, Comparison]:
 
 def test_counting_all_takes_seconds():
     start = time.process_time()
-    for name in BUILDABLE:
+    for name in SYSTEMS:
         compare(name)
     assert time.process_time() - start < 10
 

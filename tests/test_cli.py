@@ -86,8 +86,8 @@ def test_limits_nobody_can_keep_end_with_the_tightest(paretosr, recipe, monkeypa
 
 def test_a_space_that_is_used_up_is_a_finished_search(paretosr, recipe):
     space = (
-        "space={blocks: [{residual: {activation: [relu], kernel: [3x3], attention: [none], norm: [none]}}], widths: [4], "
-        "depths: [1]}"
+        "space={blocks: [{residual: {activation: [relu], kernel: [3x3], attention: [none], norm: [none]}}], "
+        "widths: [4], depths: [1]}"
     )
     outcome = paretosr("search", recipe, "--out", "run", "--set", space, "--set", "search.candidates=5")
     assert (outcome.code, outcome.err) == (0, "paretosr: all 1 networks of the space have been tried\n")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from paretosr.runs import network_commands
-from paretosr.spaces import SYSTEMS, System, build, published
+from paretosr.spaces import NETWORKS, System, build, published
 
 
 class Tiny(nn.Module):
@@ -36,7 +36,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setitem(SYSTEMS, "tiny", System(Tiny, title="Tiny", source="nowhere", idea="none"))
+    monkeypatch.setitem(NETWORKS, "tiny", System(Tiny, title="Tiny", source="nowhere", idea="none"))
     return "tiny"
 
 
@@ -171,7 +171,7 @@ def test_measure_takes_a_published_module_by_name_and_by_file(paretosr, tiny, tm
 
 def test_a_published_network_that_cannot_be_built_is_one_line(paretosr, monkeypatch):
     unknown = System(None, title="Unknown", source="nowhere", idea="none", why_not="nobody described it")
-    monkeypatch.setitem(SYSTEMS, "unknown", unknown)
+    monkeypatch.setitem(NETWORKS, "unknown", unknown)
     refused(paretosr("measure", "unknown", "--counts-only"), "'unknown' cannot be built: nobody described it")
     Path("w.pth").write_bytes(b"")
     refused(paretosr("evaluate", "--system", "unknown", "--weights", "w.pth", "--data", "embedded"), "nobody described")

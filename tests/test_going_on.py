@@ -10,7 +10,7 @@ from paretosr.proxies.work import Data, mark_running
 from paretosr.runs.folder import RunFolder
 from paretosr.runs.inspection import read_run
 from paretosr.runs.recipe_file import read_recipe
-from paretosr.runs.story import Clock, plan_of, refuse_other_device
+from paretosr.runs.story import Clock, refuse_other_device, settings_of
 from paretosr.runs.summary import machine_facts
 from paretosr.runs.training_story import data_facts, refuse_other_judges
 from paretosr.search import loop as loop_room
@@ -28,19 +28,19 @@ def record() -> Iterator[Record]:
 
 @pytest.mark.parametrize(("part", "other"), [("device", "cuda:0"), ("cpu", "Another CPU"), ("gpu", "A GPU")])
 def test_another_device_is_refused_by_name(record: Record, tmp_path: Path, part: str, other: str):
-    plan = plan_of(read_recipe("quick"))
-    refuse_other_device(RunFolder(tmp_path), plan, record)  # a fresh run has no device yet
+    settings = settings_of(read_recipe("quick"))
+    refuse_other_device(RunFolder(tmp_path), settings, record)  # a fresh run has no device yet
     record.set_attribute("machine", machine_facts("cpu"))
-    refuse_other_device(RunFolder(tmp_path), plan, record)
+    refuse_other_device(RunFolder(tmp_path), settings, record)
     record.set_attribute("machine", {**machine_facts("cpu"), part: other})
     with pytest.raises(InputError, match=rf"began on {part} {other}, and this is"):
-        refuse_other_device(RunFolder(tmp_path), plan, record)
+        refuse_other_device(RunFolder(tmp_path), settings, record)
 
 
 def test_without_timings_another_cpu_is_as_good(record: Record, tmp_path: Path):
-    plan = plan_of(read_recipe("quick", ["objectives=[psnr_db, activations_m]", "limits={}"]))
+    settings = settings_of(read_recipe("quick", ["objectives=[psnr_db, activations_m]", "limits={}"]))
     record.set_attribute("machine", {**machine_facts("cpu"), "cpu": "Another CPU"})
-    refuse_other_device(RunFolder(tmp_path), plan, record)
+    refuse_other_device(RunFolder(tmp_path), settings, record)
 
 
 def test_a_child_is_judged_on_its_parents_images(record: Record, tmp_path: Path):

@@ -24,8 +24,8 @@ from paretosr.search.engine import Finished, Interrupted, Task
 from paretosr.search.first import first_record
 from paretosr.search.loop import Exhausted, Search
 from paretosr.search.objectives import Limit
-from paretosr.search.plan import Budget, Plan
 from paretosr.search.samplers import Start
+from paretosr.search.settings import Budget, Settings
 from paretosr.search.study import Record
 from paretosr.search.verdict import WinnerRule, confirm, verdict
 from paretosr.spaces import Architecture, Block, BlockChoices, Design, Space
@@ -91,8 +91,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
 
 
 @pytest.fixture(scope="module")
-def plan(data: Data) -> Plan:
-    return Plan(
+def settings(data: Data) -> Settings:
+    return Settings(
         space=SPACE,
         objectives=EXACT,
         limits=(),
@@ -114,16 +114,16 @@ def plan(data: Data) -> Plan:
 class Run:
     """A run in a folder: `live` is one life of its driver."""
 
-    def __init__(self, plan: Plan, folder: Path, empty: Path | None = None) -> None:
-        self.plan, self.folder = plan, folder
+    def __init__(self, settings: Settings, folder: Path, empty: Path | None = None) -> None:
+        self.settings, self.folder = settings, folder
         folder.mkdir(parents=True, exist_ok=True)
         self.url = f"sqlite:///{shutil.copy(empty, folder)}" if empty else "sqlite://"
-        self.kept = None if empty else Record(self.url, plan.objectives, plan.space)
+        self.kept = None if empty else Record(self.url, settings.objectives, settings.space)
 
     @contextmanager
     def record(self) -> Iterator[Record]:
         """The record, opened anew where it is a file."""
-        record = self.kept or Record(self.url, self.plan.objectives, self.plan.space)
+        record = self.kept or Record(self.url, self.settings.objectives, self.settings.space)
         yield record
         if record is not self.kept:
             record.close()
@@ -135,7 +135,7 @@ class Run:
                 if self.kept is None:
                     watch(record, engine.event)
                 self.search(engine, record)
-                confirm(self.plan, record, engine, self.at, lambda: None)
+                confirm(self.settings, record, engine, self.at, lambda: None)
                 return True
             except Killed:
                 return False
@@ -144,8 +144,8 @@ class Run:
         record = record or self.kept
         assert record is not None
         if record.attribute("first") is None:
-            record.set_attribute("first", first_record(self.plan, engine))
-        Search(self.plan, record, engine, self.at).run()
+            record.set_attribute("first", first_record(self.settings, engine))
+        Search(self.settings, record, engine, self.at).run()
         return record
 
     def at(self, number: int) -> Path:
@@ -154,7 +154,7 @@ class Run:
     def outcome(self) -> Any:
         """All that must be equal in a run that was stopped and one that was not."""
         with self.record() as record:
-            result = verdict(record, self.plan.objectives, self.plan.limits, WinnerRule())
+            result = verdict(record, self.settings.objectives, self.settings.limits, WinnerRule())
             candidates = [
                 replace(c, details={name: value for name, value in c.details.items() if name != "train_s"})
                 for c in result.candidates
@@ -188,14 +188,14 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, int]:
+def undisturbed(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, int]:
     """What comes of the run that is disturbed below, and the training steps it takes."""
     steps: list[str] = []
 
     def note(event: str) -> None:
         steps.extend([event] if event == "step" else [])
 
-    run = Run(replace(plan, confirm_seeds=1), tmp_path_factory.mktemp("undisturbed"))
+    run = Run(replace(settings, confirm_seeds=1), tmp_path_factory.mktemp("undisturbed"))
     assert run.live(Here(note))
     return run.outcome(), len(steps)
 
@@ -251,9 +251,9 @@ def dying_after(events: int, log: list[str]) -> Callable[[str], None]:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_run_killed_again_and_again_equals_one_that_was_not(
-    plan, tmp_path, empty, undisturbed, saved_each_step, seed
+    settings, tmp_path, empty, undisturbed, saved_each_step, seed
 ):
-    run = Run(replace(plan, confirm_seeds=1), tmp_path / "run", empty)
+    run = Run(replace(settings, confirm_seeds=1), tmp_path / "run", empty)
     random, log, lives = Random(seed), [], 1
     while not run.live(Here(dying_after(random.randint(4, 20), log))):
         lives += 1
@@ -265,8 +265,8 @@ def test_a_run_killed_again_and_again_equals_one_that_was_not(
     assert not list(run.folder.glob("*/running"))
 
 
-def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_end(plan, tmp_path, empty, undisturbed, saved_each_step):
-    run = Run(replace(plan, confirm_seeds=1), tmp_path / "run", empty)
+def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_end(settings, tmp_path, empty, undisturbed, saved_each_step):
+    run = Run(replace(settings, confirm_seeds=1), tmp_path / "run", empty)
     stops = 0
     while stopped(run, after_steps=2):
         stops += 1
@@ -276,28 +276,28 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_end(plan, tmp_path, emp
     assert run.outcome() == undisturbed[0]
 
 
-def test_a_finished_run_does_nothing_more(plan, tmp_path):
-    run = Run(replace(plan, budget=Budget(2), confirm_seeds=1), tmp_path)
+def test_a_finished_run_does_nothing_more(settings, tmp_path):
+    run = Run(replace(settings, budget=Budget(2), confirm_seeds=1), tmp_path)
     assert run.live(Here())
     before, engine = run.outcome(), Here()
     assert run.live(engine)
     assert engine.done == []
     assert run.outcome() == before
     assert run.kept is not None
-    assert not confirm(run.plan, run.kept, engine, run.at, lambda: None)
+    assert not confirm(run.settings, run.kept, engine, run.at, lambda: None)
 
 
-def test_a_longer_budget_goes_on_where_the_run_ended(plan, tmp_path, undisturbed):
-    run = Run(replace(plan, budget=Budget(3)), tmp_path)
+def test_a_longer_budget_goes_on_where_the_run_ended(settings, tmp_path, undisturbed):
+    run = Run(replace(settings, budget=Budget(3)), tmp_path)
     run.live(Here())
-    run.plan = replace(run.plan, budget=Budget(6))
+    run.settings = replace(run.settings, budget=Budget(6))
     run.live(Here())
     assert [c.design for c in run.outcome()[0]] == [c.design for c in undisturbed[0][0]]
 
 
-def test_a_death_between_the_numbers_and_the_end_does_not_judge_anew(plan, tmp_path, empty):
+def test_a_death_between_the_numbers_and_the_end_does_not_judge_anew(settings, tmp_path, empty):
     """A limit on PSNR keeps a candidate off the front; it is no reason to call it untrained."""
-    run = Run(replace(plan, budget=Budget(1), limits=(Limit("psnr_db", ">=", 90),)), tmp_path / "run", empty)
+    run = Run(replace(settings, budget=Budget(1), limits=(Limit("psnr_db", ">=", 90),)), tmp_path / "run", empty)
     assert not run.live(Here(raising(Killed(), "before tell")))
     engine = Here()
     run.live(engine)
@@ -310,8 +310,8 @@ def test_a_death_between_the_numbers_and_the_end_does_not_judge_anew(plan, tmp_p
 # ---- deaths at one place
 
 
-def test_a_candidate_that_the_driver_dies_of_twice_is_failed(plan, tmp_path, empty, monkeypatch):
-    run = Run(replace(plan, budget=Budget(3)), tmp_path / "run", empty)
+def test_a_candidate_that_the_driver_dies_of_twice_is_failed(settings, tmp_path, empty, monkeypatch):
+    run = Run(replace(settings, budget=Budget(3)), tmp_path / "run", empty)
     train, deaths = work_room.train, []
 
     def deadly(state: Any, *args: Any) -> Any:
@@ -327,8 +327,8 @@ def test_a_candidate_that_the_driver_dies_of_twice_is_failed(plan, tmp_path, emp
     assert candidates[0].reason == "was running at two deaths of the driver, both at training, step 0"
 
 
-def test_a_candidate_that_gets_on_between_two_deaths_is_not(plan, tmp_path, empty, saved_each_step):
-    run = Run(replace(plan, budget=Budget(1)), tmp_path / "run", empty)
+def test_a_candidate_that_gets_on_between_two_deaths_is_not(settings, tmp_path, empty, saved_each_step):
+    run = Run(replace(settings, budget=Budget(1)), tmp_path / "run", empty)
     assert [run.live(Here(raising(Killed(), "step"))) for _ in range(3)] == [False] * 3
     assert run.live(Here())
     assert [c.state for c in run.outcome()[0]] == ["complete"]
@@ -337,25 +337,25 @@ def test_a_candidate_that_gets_on_between_two_deaths_is_not(plan, tmp_path, empt
 # ---- what is recorded
 
 
-def test_each_candidate_is_a_network_of_its_own_with_its_numbers(undisturbed, plan):
+def test_each_candidate_is_a_network_of_its_own_with_its_numbers(undisturbed, settings):
     candidates = undisturbed[0][0]
     assert len({c.design.hash for c in candidates}) == len(candidates) == 6
     bodies = [c.design.architecture.blocks for c in candidates]
     assert {block.type for body in bodies for block in body} == {"residual", "inverted_residual"}
     for c in candidates:
         assert c.state == "complete"
-        assert c.design.architecture in plan.space
+        assert c.design.architecture in settings.space
         assert complexity(c.design).numbers().items() <= c.numbers.items()
         assert c.details["steps"] == 4
     assert len({c.details["seed"] for c in candidates}) == 6
     assert any(c.confirmed and "psnr_db" in c.intervals for c in candidates)
 
 
-def test_latency_is_measured_before_training_and_not_again(plan, tmp_path, empty, monkeypatch):
+def test_latency_is_measured_before_training_and_not_again(settings, tmp_path, empty, monkeypatch):
     monkeypatch.setattr(latency_room, "SAMPLE_MS", 1.0)
     file = tmp_path / "timed.db"
     Record(f"sqlite:///{file}", ("psnr_db", "latency_ratio"), SPACE).close()
-    run = Run(replace(plan, objectives=("psnr_db", "latency_ratio"), budget=Budget(1)), tmp_path / "run", file)
+    run = Run(replace(settings, objectives=("psnr_db", "latency_ratio"), budget=Budget(1)), tmp_path / "run", file)
     assert not run.live(Here(raising(Killed(), "begin 0/TrainWork")))
     engine = Here()
     assert run.live(engine)
@@ -366,10 +366,10 @@ def test_latency_is_measured_before_training_and_not_again(plan, tmp_path, empty
     assert {"timing.json", "training.json", "model.safetensors"} <= {f.name for f in run.at(0).iterdir()}
 
 
-def test_a_limit_on_latency_prunes_before_training(plan, tmp_path, monkeypatch):
+def test_a_limit_on_latency_prunes_before_training(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(latency_room, "SAMPLE_MS", 1.0)
     monkeypatch.setattr(loop_room, "HOPELESS", 3)
-    run = Run(replace(plan, limits=(Limit("latency_ratio", "<=", 1e-6),)), tmp_path)
+    run = Run(replace(settings, limits=(Limit("latency_ratio", "<=", 1e-6),)), tmp_path)
     engine = Here()
     with pytest.raises(Exhausted, match=r"tightest is 'latency_ratio <= 1e-06' \(3 of them broke it"):
         run.live(engine)
@@ -381,20 +381,20 @@ def test_a_limit_on_latency_prunes_before_training(plan, tmp_path, monkeypatch):
         assert (run.at(c.number) / "timing.json").exists()
 
 
-def test_a_task_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(plan, tmp_path):
+def test_a_task_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(settings, tmp_path):
     fail = raising(RuntimeError("out of memory\nand more lines"), "begin 1/TrainWork")
-    run = Run(replace(plan, budget=Budget(2)), tmp_path)
+    run = Run(replace(settings, budget=Budget(2)), tmp_path)
     run.search(Here(fail))
     candidates = run.outcome()[0]
     assert [c.state for c in candidates] == ["complete", "failed", "complete"]
     assert candidates[1].reason == "out of memory"
 
 
-def test_a_failed_confirmation_is_recorded_and_not_tried_again(plan, tmp_path):
+def test_a_failed_confirmation_is_recorded_and_not_tried_again(settings, tmp_path):
     fail = raising(RuntimeError("the worker died"), "begin confirm/training/0/1")
-    run = Run(replace(plan, budget=Budget(1), confirm_seeds=1), tmp_path)
+    run = Run(replace(settings, budget=Budget(1), confirm_seeds=1), tmp_path)
     assert run.kept is not None
     run.search(Here(fail))
-    assert confirm(run.plan, run.kept, Here(fail), run.at, lambda: None)
+    assert confirm(run.settings, run.kept, Here(fail), run.at, lambda: None)
     assert run.kept.attribute("confirmed") == {"confirm/training/0/1": {"failure": "the worker died"}}
-    assert not confirm(run.plan, run.kept, Here(), run.at, lambda: None)
+    assert not confirm(run.settings, run.kept, Here(), run.at, lambda: None)

@@ -19,7 +19,7 @@ from paretosr.proxies.psnr import evaluate
 from paretosr.proxies.training import State, Training, begin, finished_network, load, save, train
 from paretosr.spaces import (
     BUILDABLE,
-    SYSTEMS,
+    NETWORKS,
     Architecture,
     Block,
     Design,
@@ -118,7 +118,7 @@ class Forked(nn.Module):
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> Design:
-    monkeypatch.setitem(SYSTEMS, "forked", System(Forked, title="Forked", source="nowhere", idea="none"))
+    monkeypatch.setitem(NETWORKS, "forked", System(Forked, title="Forked", source="nowhere", idea="none"))
     return published("forked")
 
 
@@ -146,7 +146,7 @@ def test_a_network_without_exits_is_refused_before_the_first_step():
 
 
 def with_exits() -> list[str]:
-    return [name for name in BUILDABLE if hasattr(SYSTEMS[name].network, "exits")]
+    return [name for name in BUILDABLE if hasattr(NETWORKS[name].network, "exits")]
 
 
 @pytest.mark.parametrize("name", with_exits())

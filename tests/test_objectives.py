@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from paretosr.search.candidate import Candidate
+from paretosr.search.ntire import NTIRE_SCORES, with_scores
 from paretosr.search.objectives import OBJECTIVES, Limit, broken, matrix
 from paretosr.spaces import InputError, published
 
@@ -88,3 +89,19 @@ def test_the_matrix_has_a_row_for_each_candidate_and_a_column_for_each_objective
     assert matrix(candidates, names).tolist() == [[-27.5, 0.4, 50.0]] * 2
     assert matrix(candidates, names).dtype == np.float64
     assert matrix([], names).shape == (0, 3)
+
+
+# The scores of NTIRE
+
+
+@pytest.mark.parametrize("year", NTIRE_SCORES)
+def test_a_score_is_known_beside_its_years_baseline_alone(year: str) -> None:
+    score = NTIRE_SCORES[year]
+    numbers = {"latency_ratio": 0.5, "macs_g": score.flops_g / 2, "parameters_m": score.parameters_m / 2}
+    said, bounds = with_scores(numbers, {"latency_ratio": (0.4, 0.6)}, score.baseline)
+    assert said == {**numbers, f"ntire_{year}": pytest.approx(math.e)}
+    low, high = bounds[f"ntire_{year}"]
+    assert low < math.e < high
+    assert low == pytest.approx(score.weights[0] * math.exp(0.8) + (1 - score.weights[0]) * math.e)
+    assert with_scores(numbers, {}, "imdn") == (numbers, {})
+    assert with_scores({"macs_g": 1.0}, {}, score.baseline) == ({"macs_g": 1.0}, {})

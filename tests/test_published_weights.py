@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paretosr.proxies.bicubic import downscale_x4
 from paretosr.proxies.psnr import psnr_db
-from paretosr.spaces import SYSTEMS, InputError, Network, build, load_published, published
+from paretosr.spaces import NETWORKS, InputError, Network, build, inference_form, load_published, published
 from paretosr.spaces.systems.weights import WEIGHT_NORM, read_state_dict
 
 # The authors' module paths ({1..3} counts, {a,b} lists), and how many tensors these own.
@@ -83,6 +83,28 @@ THEIR_MODULES: dict[str, tuple[int, list[str]]] = {
             *("content.level1_{1,2}", "content.level2_{1..4}", "up_conv.{up_conv_1,up_conv_2,conv_last}"),
         ],
     ),
+    "rlfn": (
+        78,
+        [
+            *("conv_1", "block_{1..4}.{c1_r,c2_r,c3_r,c5}", "block_{1..4}.esa.{conv1,conv_f,conv2,conv3,conv4}"),
+            *("conv_2", "upsampler.0"),
+        ],
+    ),
+    "efdn": (
+        142,
+        [
+            *("head", "cells.{0..3}.conv1.{conv1x1,act}", "cells.{0..3}.conv{2,3}.{rep_conv,act}", "cells.{0..3}.fuse"),
+            "cells.{0..3}.att.{conv1,conv_f,conv_max,conv2,conv3,conv3_,conv4}",
+            *("cells.{0..3}.branch.{0..3}", "local_fuse.{0..2}", "tail.0"),
+        ],
+    ),
+    "span": (
+        164,
+        [
+            *("conv_{1,2}.{sk,conv.0,conv.1,conv.2}", "block_{1..6}.c{1..3}_r.{sk,conv.0,conv.1,conv.2}"),
+            *("conv_cat", "upsampler.0"),
+        ],
+    ),
 }
 # What their modules may own: beside weight and bias the factors of weight norm, and scalars.
 OWNED = ("weight", "bias", "weight_g", "weight_v", "scale", "theta", "dw")
@@ -104,7 +126,7 @@ def expanded(path: str) -> list[str]:
 
 
 def our_module(name: str, theirs: str) -> str:
-    matches = [(re.fullmatch(pattern, theirs), ours) for pattern, ours in SYSTEMS[name].renamed.items()]
+    matches = [(re.fullmatch(pattern, theirs), ours) for pattern, ours in NETWORKS[name].renamed.items()]
     found = [match.expand(ours) for match, ours in matches if match]
     assert len(found) <= 1, f"{theirs} is named by {len(found)} patterns"
     return found[0] if found else theirs
@@ -152,7 +174,7 @@ def rfdn() -> dict[str, Tensor]:
 
 
 def test_every_table_of_names_is_looked_at_here() -> None:
-    assert {name for name, system in SYSTEMS.items() if system.renamed} == set(THEIR_MODULES)
+    assert {name for name, system in NETWORKS.items() if system.renamed} == set(THEIR_MODULES)
 
 
 @pytest.mark.parametrize("name", THEIR_MODULES)
@@ -183,6 +205,22 @@ def test_weights_load_under_the_authors_names_and_under_ours(name: str, tmp_path
     network = build(published(name), seed=3)
     for held in (as_published(name, network), network.state_dict()):
         assert same(load_published(name, save(tmp_path / "weights.pth", held)), network)
+
+
+def test_merged_weights_load_as_the_inference_form(tmp_path: Path) -> None:
+    """SPAN's authors publish nothing else."""
+    network = build(published("span"), seed=3)
+    merged = inference_form(network)
+    assert same(load_published("span", save(tmp_path / "ours.pth", merged.state_dict())), merged)
+    theirs = {
+        key: value
+        for path in ("conv_{1,2}.eval_conv", "block_{1..6}.c{1..3}_r.eval_conv", "conv_cat", "upsampler.0")
+        for module in expanded(path)
+        for parameter in ("weight", "bias")
+        if (value := merged.state_dict().get(our_key("span", key := f"{module}.{parameter}"))) is not None
+    }
+    assert len(theirs) == 44
+    assert same(load_published("span", save(tmp_path / "theirs.pth", theirs)), merged)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from paretosr.search.verdict import RANKED_BY, WinnerRule
 from paretosr.spaces import (
     BLOCKS,
     BUILDABLE,
-    SYSTEMS,
     Frame,
     InputError,
     Space,
@@ -370,7 +369,7 @@ def test_the_page_on_recipes_is_current():
 
 def is_new_member(line: str, written: str) -> bool:
     name = re.match(r"[|*] `(\w+)`", line)
-    return bool(name) and name[1] in {*BLOCKS, *OBJECTIVES, *SAMPLERS, *SYSTEMS} and f"`{name[1]}`" not in written
+    return bool(name) and name[1] in {*BLOCKS, *OBJECTIVES, *SAMPLERS, *BUILDABLE} and f"`{name[1]}`" not in written
 
 
 def test_the_example_on_the_page_reads():

@@ -18,9 +18,9 @@ from paretosr.search.candidate import Candidate
 from paretosr.search.front import hypervolume
 from paretosr.search.loop import Search
 from paretosr.search.optuna_samplers import GENERATION
-from paretosr.search.plan import Budget, Plan
 from paretosr.search.samplers import SAMPLERS, Start, opened, population
 from paretosr.search.seen import Seen
+from paretosr.search.settings import Budget, Settings
 from paretosr.search.study import Record
 from paretosr.spaces import BLOCKS, Architecture, Block, BlockChoices, Design, Space, published, published_architecture
 
@@ -145,7 +145,7 @@ class TestEverySampler:
 def searching(record, sampler, known=()):
     """A search that only draws."""
     record.set_attribute("first", {"steps": 1, "reference": {"name": "rfdn", "numbers": {}}})
-    plan = Plan(
+    settings = Settings(
         space=PLAIN,
         objectives=AIMS,
         limits=(),
@@ -162,7 +162,7 @@ def searching(record, sampler, known=()):
         confirm_seeds=0,
         task_minutes=None,
     )
-    return Search(plan, record, None, None)  # type: ignore[arg-type]
+    return Search(settings, record, None, None)  # type: ignore[arg-type]
 
 
 def finish(record, candidate, key):

@@ -1,5 +1,7 @@
 """The published networks by name: the 27 rows of the AIM 2020 challenge, IMDN's paper version, HCSRN unpruned.
 
+Beside them stand the baselines of later challenges.
+
 A new one: an architecture goes to `architectures.py`; a module of its own gets a file here, which holds its `System`.
 """
 
@@ -8,6 +10,7 @@ from . import (
     architectures,
     cet_cvlab,
     cfn,
+    efdn,
     esrnet,
     gcsr,
     hcsrn,
@@ -20,7 +23,9 @@ from . import (
     maffsrn,
     not_built,
     pfsnet,
+    rlfn,
     sam_sr_lite,
+    span,
     spsr,
     srrn,
     uestc_medialab,
@@ -60,4 +65,13 @@ SYSTEMS: dict[str, System] = {
     "isrresdnet": isrresdnet.SYSTEM,
 }
 
-BUILDABLE = tuple(name for name, system in SYSTEMS.items() if system.network is not None)
+# The baselines of the NTIRE efficient super-resolution challenges of 2024, 2025 and 2026, which AIM 2020 did not know.
+NTIRE_BASELINES: dict[str, System] = {
+    "rlfn": rlfn.SYSTEM,
+    "efdn": efdn.SYSTEM,
+    "span": span.SYSTEM,
+}
+
+# All that can be asked for by name.
+NETWORKS: dict[str, System] = {**SYSTEMS, **NTIRE_BASELINES}
+BUILDABLE = tuple(name for name, system in NETWORKS.items() if system.network is not None)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..design import build, published
 from ..errors import InputError
+from ..forms import inference_form
 from ..network import Network
-from . import SYSTEMS
+from . import NETWORKS
 
 WRAPPERS = ("params_ema", "params", "state_dict", "net")  # the averaged weights first: they are the published ones
 PARALLEL_PREFIX = "module."  # what DataParallel writes before every key
@@ -28,18 +29,23 @@ def load_published(name: str, path: Path) -> Network:
     """The published network `name` with the weights of the file at `path`, float32, on the CPU.
 
     The file is a state dict as `torch.save` writes it, under its authors' names or ours, bare or inside one of
-    `WRAPPERS`; its keys and shapes must be exactly the network's. No code of the file is run. Raises InputError: no
-    such system, a file that cannot be read or holds no state dict, keys missing or foreign, shapes that differ.
+    `WRAPPERS`; its keys and shapes must be exactly the network's. The network comes in its training form, or in its
+    inference form where the file has only that. No code of the file is run. Raises InputError: no such system, a
+    file that cannot be read or holds no state dict, keys missing or foreign, shapes that differ.
     """
-    network = build(published(name))
-    wanted = network.state_dict()
+    training = build(published(name))
+    inference = inference_form(training)
+    held = read_state_dict(path)
+    named = {key: _our_name(key, NETWORKS[name].renamed) for key in held}
+    network = min((training, inference), key=lambda form: len(form.state_dict().keys() ^ set(named.values())))
+    wanted, merged = network.state_dict(), inference.state_dict()
     weights: dict[str, Tensor] = {}
     foreign: list[str] = []
-    for key, tensor in read_state_dict(path).items():
-        ours = _our_name(key, SYSTEMS[name].renamed)
+    for key, ours in named.items():
         if ours in wanted and ours not in weights:
-            weights[ours] = tensor
-        else:
+            weights[ours] = held[key]
+        # SPAN's code saves what is merged beside what it is merged from, and the latter says all.
+        elif ours in wanted or ours not in merged:
             foreign.append(key)
     missing = [key for key in wanted if key not in weights]
     reshaped = [

@@ -29,9 +29,10 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All of it. `training.steps` is the most a candidate is trained; with `fit` fewer, so that `minutes` suffice.
+class Settings:
+    """All that a search goes by.
 
+    `training.steps` is the most a candidate is trained; with `fit` fewer, so that `minutes` suffice.
     beside: published networks that are measured and trained like those found, by name; no sampler sees them.
     """
 
