@@ -80,9 +80,7 @@ def export(
     name: Annotated[str | None, typer.Option(help="With --ntire: the network's name.")] = None,
     system: Annotated[str | None, typer.Option(help="With --ntire: a published network in place of a run.")] = None,
     weights: Annotated[Path | None, typer.Option(help="With --system: its authors' .pth file.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where to; default RUN/exported, or out/ntire.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to; default RUN/exported, or out/ntire.")] = None,
 ) -> None:
     """Export trained networks: architecture, weights, ONNX, a training recipe, a card; or one file for NTIRE."""
     numbers = candidate or []

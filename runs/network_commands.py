@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -55,42 +56,44 @@ def measure(
     targets: Sequence[str], device: str, reference: str, protocol: Protocol, counts_only: bool, console: Console
 ) -> None:
     """Counts the networks, and times them together with the reference."""
-    designs = {target: design_of(target) for target in targets}
-    table = Table()
-    for heading in ("network", "parameters", "MACs (G)", "FLOPs (G)", "activations (M)", "convolutions"):
-        table.add_column(heading, justify="left" if heading == "network" else "right")
-    timings, memories, place = {}, {}, str(find_device(device))
+    designs, place = {target: design_of(target) for target in targets}, str(find_device(device))
     if not counts_only:
-        networks: dict[str, nn.Module] = {
-            name: inference_form(build(design, device=place)) for name, design in designs.items()
-        }
-        named = f"{reference} (reference)"
-        networks[named] = inference_form(build(design_of(reference), device=place))
-        timings = time_together(networks, named, protocol, place)
-        designs.setdefault(named, design_of(reference))
-        for heading in ("latency (ms)", f"x {reference}", "95 % interval"):
-            table.add_column(heading, justify="right")
-        memories = {name: peak_memory_mb(network, protocol, place) for name, network in networks.items()}
-        if None not in memories.values():
-            table.add_column("memory (MB)", justify="right")
-    scores = [name for name, score in NTIRE_SCORES.items() if timings and score.baseline == reference]
-    for year in scores:
-        table.add_column(f"NTIRE {year}", justify="right")
-    for name, design in designs.items():
-        counted = complexity(design)
-        cells = [name, f"{counted.parameters:,}", f"{counted.macs_g:.4f}", f"{counted.flops_g:.4f}"]
-        cells += [f"{counted.activations_m:.4f}", str(counted.convolutions)]
-        if name in timings:
-            t, memory_mb = timings[name], memories[name]
-            cells += [f"{t.latency_ms:.2f}", f"{t.ratio:.3f}", f"{t.ratio_low:.3f} to {t.ratio_high:.3f}"]
-            cells += [] if memory_mb is None else [f"{memory_mb:.1f}"]
-            known = {**counted.numbers(), "latency_ratio": t.ratio}
-            cells += [f"{with_scores(known, {}, reference)[0][f'ntire_{year}']:.3f}" for year in scores]
-        table.add_row(*cells)
+        designs[f"{reference} (reference)"] = design_of(reference)
+    counts = {name: complexity(design) for name, design in designs.items()}
+    table = _table("network", "parameters", "MACs (G)", "FLOPs (G)", "activ. (M)", "convs")
+    for name, c in counts.items():
+        macs, flops, activations = f"{c.macs_g:.4f}", f"{c.flops_g:.4f}", f"{c.activations_m:.4f}"
+        table.add_row(name, f"{c.parameters:,}", macs, flops, activations, str(c.convolutions))
     console.print(table)
-    if timings:
-        facts = device_facts(place)
-        console.print(f"{protocol.label()}; {facts.get('gpu') or facts.get('cpu', '')}")
+    if counts_only:
+        return
+    networks: dict[str, nn.Module] = {
+        name: inference_form(build(design, device=place)) for name, design in designs.items()
+    }
+    timings = time_together(networks, f"{reference} (reference)", protocol, place)
+    memories = {name: peak_memory_mb(network, protocol, place) for name, network in networks.items()}
+    scores = [year for year, score in NTIRE_SCORES.items() if score.baseline == reference]
+    on_gpu = ["memory (MB)"] if None not in memories.values() else []
+    table = _table(
+        "network", "latency (ms)", f"x {reference}", "95 % interval", *on_gpu, *(f"NTIRE {year}" for year in scores)
+    )
+    for name, t in timings.items():
+        cells = [f"{t.latency_ms:.2f}", f"{t.ratio:.3f}", f"{t.ratio_low:.3f} to {t.ratio_high:.3f}"]
+        cells += [f"{memories[name]:.1f}" for _ in on_gpu]
+        known = {**counts[name].numbers(), "latency_ratio": t.ratio}
+        cells += [f"{with_scores(known, {}, reference)[0][f'ntire_{year}']:.3f}" for year in scores]
+        table.add_row(name, *cells)
+    console.print(table)
+    facts = device_facts(place)
+    console.print(f"{protocol.label()}; {facts.get('gpu') or facts.get('cpu', '')}")
+
+
+def _table(*headings: str) -> Table:
+    """An empty table: what comes first are words, the rest numbers."""
+    table = Table(box=SIMPLE_HEAD)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    return table
 
 
 def network_to_use(model: Path | None, system: str | None, weights: Path | None) -> nn.Module:

@@ -1,6 +1,7 @@
 """`paretosr export --ntire`: from a run, an export, or a published network to files that need torch alone."""
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from commands import Command, contents, refused
 
 from paretosr.analysis.export import load_exported
+from paretosr.runs.inspection import read_run
+from paretosr.search.ntire import NTIRE_SCORES
 from paretosr.spaces import build, inference_form, published
 
 
@@ -81,3 +84,35 @@ def test_what_does_not_go_is_refused(
     before = contents(tmp_path)
     refused(paretosr(*words), said)
     assert contents(tmp_path) == before
+
+
+# The score of a year
+
+
+SCORED = ("--set", "objectives=[psnr_db, ntire_2026]", "--set", "latency.size=[16, 16]", "--set", "latency.rounds=5")
+
+
+def test_a_search_can_aim_for_a_score(paretosr: Command, recipe: Path, tmp_path: Path) -> None:
+    words = (*SCORED, "--set", "reference=span", "--set", "latency.max_rounds=5", "--set", "search.candidates=2")
+    outcome = paretosr("search", recipe, "--out", "run", *words)
+    assert outcome.code == 0, outcome.err
+    _, _, record = read_run(tmp_path / "run")
+    for c in record.candidates:
+        n = c.numbers
+        wanted = NTIRE_SCORES["2026"].of_ratio(n["latency_ratio"], n["macs_g"], n["parameters_m"])
+        assert n["ntire_2026"] == wanted
+        low, high = c.intervals["ntire_2026"]
+        assert low <= wanted <= high
+    assert "NTIRE 2026 score" in (tmp_path / "run" / "report.html").read_text()
+    own = record.attribute("first")["reference"]["numbers"]["ntire_2026"]
+    assert own == pytest.approx(math.exp(2), rel=2e-3)  # by the published figures, which are rounded
+
+
+def test_a_score_needs_its_baseline(paretosr: Command, recipe: Path) -> None:
+    refused(paretosr("search", recipe, *SCORED), "objectives[1]", "reference: span")
+
+
+def test_measure_shows_the_score(paretosr: Command) -> None:
+    outcome = paretosr("measure", "rfdn", "--reference", "efdn", "--size", 16)
+    assert outcome.code == 0
+    assert "NTIRE 2025" in outcome.out
