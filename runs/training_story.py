@@ -132,6 +132,8 @@ def child_of(record: Record, parent: Candidate, training: Training, data: Data, 
         if candidate.parent == parent.number and same and candidate.state in ("running", "complete"):
             return candidate
     details["data_facts"] = data_facts(data)
+    if "system" in parent.details:
+        details["system"] = parent.details["system"]
     numbers = {name: value for name, value in parent.numbers.items() if name != "psnr_db"}
     child = Candidate(
         0,
