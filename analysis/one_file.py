@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from ..proxies.complexity import Complexity, complexity
 from ..spaces import InputError, inference_form
-from .class_source import module_source, plain_line, summary_of
 from .export import PARITY, ExportFailed, largest_difference
-from .graph_trace import NotWritable
-from .source_layout import WIDTH
+from .source.classes import module_source, plain_line, summary_of
+from .source.layout import WIDTH
+from .source.trace import NotWritable
 
 CHECK_SIZES = ((33, 47), (24, 41), (40, 32))
 CHECK_SECONDS = 600

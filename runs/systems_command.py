@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ..analysis.challenge import COUNTS, LABELS, Comparison, compare
-from ..analysis.system_rows import write_systems_csv
-from ..analysis.system_timings import REFERENCE, Measured, Session, correlation_columns, measure_systems
-from ..analysis.systems_page import write_systems_page
+from ..analysis.challenge.page import write_systems_page
+from ..analysis.challenge.rows import write_systems_csv
+from ..analysis.challenge.tables import COUNTS, LABELS, Comparison, compare
+from ..analysis.challenge.timings import REFERENCE, Measured, Session, correlation_columns, measure_systems
 from ..proxies.device import device_facts, find_device
 from ..proxies.latency import PROTOCOLS, Protocol
 from ..proxies.writing import is_full_disk

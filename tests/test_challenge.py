@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from paretosr.analysis import challenge
-from paretosr.analysis.challenge import (
+from paretosr.analysis.challenge import tables as challenge
+from paretosr.analysis.challenge.tables import (
     COUNTS,
     TABLE_2,
     Comparison,

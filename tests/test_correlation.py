@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from paretosr.analysis.correlation import RESAMPLES, Correlation, rank_correlation
+from paretosr.analysis.challenge.correlation import RESAMPLES, Correlation, rank_correlation
 
 
 def pairs(rows: int, *, ties: bool) -> list[tuple[float | None, float | None]]:

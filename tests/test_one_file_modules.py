@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from written import difference, loaded, ruff
 
-from paretosr.analysis.class_source import module_source
 from paretosr.analysis.export import ExportFailed
 from paretosr.analysis.one_file import one_file, write_ntire
+from paretosr.analysis.source.classes import module_source
 
 
 class Helper(nn.Module):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from commands import contents, refused
 
-from paretosr.analysis.challenge import compare
-from paretosr.analysis.system_rows import system_row
-from paretosr.analysis.system_timings import Measured, Session, measure_systems, runtime_correlations
-from paretosr.analysis.systems_page import systems_html
+from paretosr.analysis.challenge.page import systems_html
+from paretosr.analysis.challenge.rows import system_row
+from paretosr.analysis.challenge.tables import compare
+from paretosr.analysis.challenge.timings import Measured, Session, measure_systems, runtime_correlations
 from paretosr.proxies.latency import PROTOCOLS, summarise
 from paretosr.spaces import SYSTEMS
 
@@ -155,7 +155,7 @@ def test_a_network_too_large_for_the_device_does_not_end_the_run(monkeypatch):
     def full(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("too large")
 
-    monkeypatch.setattr("paretosr.analysis.system_timings.time_together", full)
+    monkeypatch.setattr("paretosr.analysis.challenge.timings.time_together", full)
     found = dict(measure_systems(["srrn", "rfdn"], PROTOCOLS["steady"], "cpu"))
     assert found == dict.fromkeys(["srrn", "rfdn"], Measured(None, failure="out of memory"))
 

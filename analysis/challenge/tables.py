@@ -12,8 +12,8 @@ from importlib import resources
 
 from torch import nn
 
-from ..proxies.complexity import Complexity, complexity
-from ..spaces import SYSTEMS, System, build, published
+from ...proxies.complexity import Complexity, complexity
+from ...spaces import SYSTEMS, System, build, published
 from .correlation import Correlation, rank_correlation
 
 COUNTS = {  # the columns of Table 1 that can be counted, as (what to call it, its unit)

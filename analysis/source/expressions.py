@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
 
-from .graph_trace import TENSOR, NotWritable, Trace, arguments_of, torch_class
-from .source_layout import Bracket, Pieces, called, flat, literal
+from .layout import Bracket, Pieces, called, flat, literal
+from .trace import TENSOR, NotWritable, Trace, arguments_of, torch_class
 
 ATOM, POWER, SIGN = 10, 9, 8  # how tightly operators bind
 BINARY: dict[Callable[..., Any], tuple[str, int]] = {

@@ -6,10 +6,10 @@ from statistics import median
 
 import torch
 
-from ..proxies.latency import Protocol, Timing, peak_memory_mb, time_together
-from ..spaces import InputError, build, inference_form, published
-from .challenge import PREDICTORS, Comparison, table_2
+from ...proxies.latency import Protocol, Timing, peak_memory_mb, time_together
+from ...spaces import InputError, build, inference_form, published
 from .correlation import Correlation, rank_correlation
+from .tables import PREDICTORS, Comparison, table_2
 
 REFERENCE = "imdn"
 

@@ -5,9 +5,9 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..proxies.writing import write_text
-from .challenge import COUNTS, Comparison
-from .system_timings import Session
+from ...proxies.writing import write_text
+from .tables import COUNTS, Comparison
+from .timings import Session
 
 Value = str | int | float | bool | None
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .class_kinds import Kind, Made, Setting, class_lines
-from .graph_expressions import attribute
-from .graph_source import forward_lines
-from .graph_trace import Call, NotWritable, Trace, is_sequential, torch_class, traced, with_one_tensor
-from .source_layout import Bracket, Pieces, called, literal
+from .expressions import attribute
+from .kinds import Kind, Made, Setting, class_lines
+from .layout import Bracket, Pieces, called, literal
+from .statements import forward_lines
+from .trace import Call, NotWritable, Trace, is_sequential, torch_class, traced, with_one_tensor
 
 RESERVED = {"F", "nn", "torch"}
 NOT_SETTINGS = ("self", "device", "dtype")

@@ -11,14 +11,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ..proxies.writing import write_text
-from .challenge import COUNTS, LABELS, Comparison
-from .colours import DARK_OF_LIGHT, LIGHT, ROLES
+from ...proxies.writing import write_text
+from ..colours import DARK_OF_LIGHT, LIGHT, ROLES
+from ..figures import axis, figure
+from ..report import script_json
+from ..report_rows import Cell, Column
 from .correlation import Correlation
-from .figures import axis, figure
-from .report import script_json
-from .report_rows import Cell, Column
-from .system_timings import REFERENCE, Session, correlation_columns
+from .tables import COUNTS, LABELS, Comparison
+from .timings import REFERENCE, Session, correlation_columns
 
 DRAWN = ("activations_m", "flops_g")  # what tells the runtime, and what does not
 
@@ -30,7 +30,7 @@ def write_systems_page(comparisons: Sequence[Comparison], session: Session | Non
 
 def systems_html(comparisons: Sequence[Comparison], session: Session | None) -> str:
     """Returns the page as HTML text; everything that came from outside is escaped."""
-    templates = resources.files(__name__.rpartition(".")[0]) / "templates"
+    templates = resources.files("paretosr.analysis") / "templates"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((templates / "systems.html.j2").read_text(encoding="utf-8"))
     figures = {column: runtime_figure(comparisons, session, column) for column in DRAWN} if session else {}

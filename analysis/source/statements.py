@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from torch import nn
 from torch.fx import Node
 
-from .graph_expressions import Expressions, attribute, inputs_of
-from .graph_trace import TENSOR, Trace
-from .source_layout import INDENT, WIDTH, Bracket, Pieces, called, flat, laid_out
+from .expressions import Expressions, attribute, inputs_of
+from .layout import INDENT, WIDTH, Bracket, Pieces, called, flat, laid_out
+from .trace import TENSOR, Trace
 
 SHORTEST_LOOP = 3
 # What a value is called that its author gave no name, by the function that made it.

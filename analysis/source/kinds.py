@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from .source_layout import INDENT, WIDTH, Bracket, Pieces, called, laid_out
+from .layout import INDENT, WIDTH, Bracket, Pieces, called, laid_out
 
 MOST_ARGUMENTS = 3  # with more of them, two classes are easier to read
 
