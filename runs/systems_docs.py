@@ -10,7 +10,10 @@ from pathlib import Path
 
 from ..analysis.challenge.correlation import Correlation
 from ..analysis.challenge.tables import COUNTS, LABELS, TABLE_2, Comparison, compare, table_1, table_2
-from ..spaces import SYSTEMS
+from ..proxies.complexity import complexity
+from ..search.ntire import NTIRE_SCORES
+from ..spaces import SYSTEMS, published
+from ..spaces.systems import NTIRE_BASELINES
 from .recipe_docs import markdown
 
 OPENING = """\
@@ -63,6 +66,13 @@ holds on your machine is what `paretosr systems --measure` prints beside these n
 """
 
 
+BASELINES = """\
+What later challenges on efficient super-resolution measured against, by name like the others. Beside its year's
+baseline a network has that year's score: `paretosr measure MINE --reference span`, or `ntire_2026` among a recipe's
+objectives or limits with `reference: span` ([numbers.md](numbers.md)).
+"""
+
+
 def page() -> str:
     """The whole page."""
     comparisons = [compare(name) for name in SYSTEMS]
@@ -72,6 +82,7 @@ def page() -> str:
     parts = [OPENING.rstrip(), "", "## Counts", "", _tally(comparisons), "", *markdown(_counts(comparisons))]
     parts += ["", "## The networks", "", *markdown(_networks(comparisons))]
     parts += ["", "## Which number tells the runtime", "", meaning.rstrip()]
+    parts += ["", "## Baselines of NTIRE", "", BASELINES.rstrip(), "", *markdown(_baselines())]
     return "\n".join(parts) + "\n"
 
 
@@ -106,6 +117,15 @@ def _networks(comparisons: Sequence[Comparison]) -> list[list[str]]:
     for c in comparisons:
         s = c.system
         rows.append([f"`{c.name}`", s.title, s.idea, s.source, s.basis, s.note or s.why_not])
+    return rows
+
+
+def _baselines() -> list[list[str]]:
+    rows = [["network", "year", "idea", "source", "parameters", "MACs (G)", "note"]]
+    for score in NTIRE_SCORES.values():
+        s, counts = NTIRE_BASELINES[score.baseline], complexity(published(score.baseline))
+        numbers = (f"{counts.parameters:,}", f"{counts.macs_g:.4f}")
+        rows.append([f"`{score.baseline}`", score.year, s.idea, s.source, *numbers, s.note])
     return rows
 
 
