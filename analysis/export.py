@@ -97,10 +97,17 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 def with_weights(design: Design, weights: Path) -> nn.Module:
-    """The network of a design with the weights of a safetensors file, in eval mode; strict; InputError otherwise."""
+    """The network of a design with the weights of a safetensors file, in eval mode; strict; InputError otherwise.
+
+    In its inference form where the weights are that form's.
+    """
     network = build(design)
     try:
-        network.load_state_dict(load_file(weights))
+        given = load_file(weights)
+        if given.keys() != network.state_dict().keys():
+            merged = inference_form(network)  # of one that grew in training this form alone is kept
+            network = merged if given.keys() == merged.state_dict().keys() else network
+        network.load_state_dict(given)
     except FileNotFoundError:
         raise InputError(f"{weights}: no such file; the weights of this candidate were not kept") from None
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -55,10 +55,15 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 OF_EXITS = ("multi_exit",)  # the mean over all exits of a network, its own output among them
 
 
-def refuse_untrainable(network: nn.Module, name: str, loss: str) -> None:
-    """Raises InputError where the network, called `name`, does not give what the loss compares."""
+def refuse_untrainable(network: nn.Module, name: str, loss: str, grows: bool = False) -> None:
+    """Raises InputError where the network, called `name`, cannot be trained so.
+
+    It may not give what the loss compares, or may have nothing that grows while it trains.
+    """
     if loss in OF_EXITS and not hasattr(network, "exits"):
-        raise InputError(f"the loss '{loss}' needs a network with early exits, and {name} has none")
+        raise InputError(f"train.loss: '{loss}' needs a network with early exits, and {name} has none")
+    if grows and not hasattr(network, "dilate"):
+        raise InputError(f"train.grow_at: is for networks that grow while they train, and {name} does not")
 
 
 def batch_loss(loss: str, network: nn.Module, lr: Tensor, hr: Tensor) -> Tensor:

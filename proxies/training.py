@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -46,7 +47,8 @@ class Training:
 
     steps: optimiser steps in all. batch: patches a step. patch: low-resolution pixels a side. learning_rate: Adam's,
     at the start. schedule: `cosine` to 0, `milestones` (halved at each of these shares of the steps), `constant`.
-    loss: a name of `LOSSES`. ema: decay of the running mean of the weights that is evaluated, or None.
+    loss: a name of `LOSSES`. ema: decay of the running mean of the weights that is evaluated, or None. grow_at: shares
+    of the steps at which a network that grows while it trains (one with a method `dilate`) gets another base kernel.
     """
 
     steps: int
@@ -57,12 +59,18 @@ class Training:
     milestones: tuple[float, ...] = ()
     loss: str = "l1"
     ema: float | None = None
+    grow_at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise InputError(unknown("loss", self.loss, LOSSES))
         if self.schedule not in SCHEDULES:
             raise InputError(unknown("schedule", self.schedule, SCHEDULES))
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The steps before which the network grows, rising."""
+        return tuple(dict.fromkeys(round(share * self.steps) for share in self.grow_at))
 
     def rate(self, step: int) -> float:
         """The learning rate of step `step`, counted from 0."""
@@ -96,14 +104,32 @@ class State:
 def begin(design: Design, training: Training, *, seed: int, device: str = "cpu") -> State:
     """A training at step 0; the weights depend on `seed` alone. InputError for a loss that is not for this network."""
     network = build(design, seed=seed, device=device).train()
-    refuse_untrainable(network, design.summary(), training.loss)
+    refuse_untrainable(network, design.summary(), training.loss, bool(training.grow_at))
     if device.startswith("cuda"):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    weights = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(weights, lr=training.learning_rate, betas=(0.9, 0.99), fused=True)
-    ema = {k: v.detach().clone() for k, v in network.state_dict().items()} if training.ema is not None else None
     facts = {"design": design.hash, "seed": seed, "training": repr(training)}
-    return State(network, optimiser, ema, facts=facts)
+    return State(network, _optimiser(network, training), _running_mean(network, training), facts=facts)
+
+
+def _optimiser(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+    weights = [p for p in network.parameters() if p.requires_grad]
+    return torch.optim.Adam(weights, lr=training.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+def _running_mean(network: nn.Module, training: Training) -> dict[str, Tensor] | None:
+    if training.ema is None:
+        return None
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def grown(state: State, training: Training, stage: int) -> State:
+    """The state with a network that has grown for the `stage`-th time, counted from 0; its weights are new parameters.
+
+    Optimiser and running mean begin anew. What is drawn depends on the training's seed and the stage alone.
+    """
+    state.network.dilate(1, seed=Random(f"{state.facts['seed']}:stage {stage}").getrandbits(31))  # type: ignore[operator]
+    ema = _running_mean(state.network, training)
+    return replace(state, optimiser=_optimiser(state.network, training), ema=ema)
 
 
 def train(
@@ -117,11 +143,14 @@ def train(
 
     The network and the optimiser of `state` are moved on in place. Raises TrainingFailed on a non-finite loss.
     """
-    network, optimiser, device = state.network, state.optimiser, next(state.network.parameters()).device
+    network, device = state.network, next(state.network.parameters()).device
     on_cuda = device.type == "cuda"
     every = max(1, training.steps // CURVE_POINTS)
     for step in range(state.step, min(state.step + steps, training.steps)):
         started = time.perf_counter()
+        if step in training.stages:
+            state = grown(state, training, training.stages.index(step))
+        optimiser = state.optimiser
         lr, hr = patches.batch(step)
         if on_cuda:
             lr = lr.contiguous(memory_format=torch.channels_last)
@@ -181,33 +210,35 @@ def save(state: State, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def load(state: State, path: Path) -> State:
+def load(state: State, training: Training, path: Path) -> State:
     """The state saved in `path`, in place of the fresh `state` of the same design, training and seed.
 
-    A file of another training, or one that cannot be read, gives `state` back: then the training starts anew.
+    A file of another training, or one that cannot be read, gives `state` back untouched: then the training starts anew.
     """
-    fresh = copy.deepcopy((state.network.state_dict(), state.optimiser.state_dict()))
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["facts"] != state.facts:
             return state
-        ema = state.ema and {name: saved["ema"][name].to(value.device) for name, value in state.ema.items()}
-        loaded = replace(
-            state,
+        step = int(saved["step"])
+        # Into a copy, for half of it may be taken over before the rest does not fit.
+        network = copy.deepcopy(state.network)
+        loaded = replace(state, network=network, optimiser=_optimiser(network, training))
+        for stage, begins in enumerate(training.stages):
+            if begins < step:  # at that very step it has not grown yet
+                loaded = grown(loaded, training, stage)
+        loaded.network.load_state_dict(saved["network"])
+        loaded.optimiser.load_state_dict(saved["optimiser"])
+        ema = loaded.ema and {name: saved["ema"][name].to(value.device) for name, value in loaded.ema.items()}
+        return replace(
+            loaded,
             ema=ema,
-            step=int(saved["step"]),
+            step=step,
             curve=tuple((int(step), float(loss)) for step, loss in saved["curve"]),
             pending=(float(saved["pending"][0]), int(saved["pending"][1])),
             seconds=float(saved["seconds"]),
         )
-        state.network.load_state_dict(saved["network"])
-        state.optimiser.load_state_dict(saved["optimiser"])
     except UNREADABLE:
-        # Half of it may have been taken over before the rest did not fit.
-        state.network.load_state_dict(fresh[0])
-        state.optimiser.load_state_dict(fresh[1])
         return state
-    return loaded
 
 
 def saved_step(path: Path) -> int:

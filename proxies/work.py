@@ -172,7 +172,7 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     file = folder / "state.pt"
     # The images are read first: a death meanwhile says nothing about this network.
     patches, validation = patches_of(work.data, work.training, work.seed, work.device), work.data.evaluation()
-    state = load(begin(work.design, work.training, seed=work.seed, device=work.device), file)
+    state = load(begin(work.design, work.training, seed=work.seed, device=work.device), work.training, file)
     save(state, file)
     began = f", step {state.step}"  # with the saved step it tells whether this life got any further
     mark_running(folder, f"training{began}")
@@ -188,7 +188,9 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
         device=work.device,
         before_image=lambda name: mark_running(folder, f"measuring {name}{began}"),
     )
-    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    # One that has grown is kept merged: what `build` makes has fewer kernels.
+    kept = inference_form(network) if work.training.grow_at else network
+    weights = {name: value.detach().cpu().contiguous() for name, value in kept.state_dict().items()}
     write_bytes(folder / "model.safetensors", to_bytes(weights, {"design": json.dumps(work.design.to_json())}))
     return {
         "psnr_db": result.psnr_db,
@@ -197,11 +199,16 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
         "steps": state.step,
         "train_s": state.seconds,
         "seed": work.seed,
-        "training": {**asdict(work.training), "milestones": list(work.training.milestones)},  # as JSON gives it back
+        "training": plain(work.training),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def plain(training: Training) -> dict[str, Any]:
+    """A training as JSON gives it back: its tuples are lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(training).items()}
 
 
 def mark_running(folder: Path, what: str) -> None:

@@ -156,8 +156,9 @@ def upscale(
 @app.command()
 def recipes() -> None:
     """List the shipped recipes."""
+    widest = max(map(len, recipe_names()))
     for name in recipe_names():
-        console.print(f"{name:<8} {read_recipe(name).description}", highlight=False, soft_wrap=True)
+        console.print(f"{name:<{widest}} {read_recipe(name).description}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -105,7 +105,8 @@ class RunFolder:
             if changed:
                 more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
                 raise InputError(
-                    f"{self.path}: was made by another recipe: {changed[0]}{more}; choose another --out, or --fresh"
+                    f"{self.path}: was made by another recipe: {changed[0]}{more}; "
+                    "choose another --out, or (for a search) --fresh"
                 )
             write_json(self.path / "run.json", {**self.facts(), "recipe": recipe.model_dump(mode="json")})
             return

@@ -79,6 +79,8 @@ def asked_for(
     """The candidates of these numbers and those on the front; the winner where neither is asked."""
     result = judged(recipe, record)
     wanted = list(dict.fromkeys([*numbers, *(result.front if front else ())]))
+    if not wanted and recipe.space is None:
+        wanted = [c.number for c in result.candidates]  # the one network that was trained
     if not wanted:
         if result.winner is None:
             raise InputError(f"{folder.path}: has no winner yet; name a candidate by --candidate")

@@ -23,6 +23,7 @@ from ..proxies.writing import whole
 from ..search.ntire import NTIRE_SCORES, with_scores
 from ..spaces import NETWORKS, Design, InputError, build, inference_form, published, read_design, unknown
 from ..spaces.systems.weights import load_published
+from .recipe_checks import least_side
 from .recipe_file import read_recipe
 
 
@@ -59,6 +60,11 @@ def measure(
     designs, place = {target: design_of(target) for target in targets}, str(find_device(device))
     if not counts_only:
         designs[f"{reference} (reference)"] = design_of(reference)
+        smallest = min(side for size in protocol.sizes for side in size)
+        for name, design in designs.items():
+            least = least_side(design)
+            if smallest < least:
+                raise InputError(f"{name}: needs images of {least}x{least} pixels, not down to {smallest}")
     counts = {name: complexity(design) for name, design in designs.items()}
     table = _table("network", "parameters", "MACs (G)", "FLOPs (G)", "activ. (M)", "convs")
     for name, c in counts.items():

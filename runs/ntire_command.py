@@ -8,6 +8,7 @@ from torch import nn
 
 from ..analysis.export import load_exported, with_weights
 from ..analysis.one_file import write_ntire
+from ..proxies.writing import is_full_disk
 from ..spaces import InputError, build, published, read_design
 from ..spaces.systems.weights import load_published
 from .inspection import asked_for, read_run
@@ -28,6 +29,8 @@ def export_ntire(
 ) -> None:
     """Writes both files for each candidate asked for, for an exported network, or for a published one."""
     folder = out or Path("out") / "ntire"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; name a folder to write to")
     if source is None and system is not None:
         network = load_published(system, weights) if weights else build(published(system), seed=0)
         networks = [(system, published(system).summary(), network)]
@@ -41,7 +44,12 @@ def export_ntire(
         raise InputError(f"--name names one network, and {len(networks)} are asked for")
     for own, summary, network in networks:
         said = name or own
-        difference = write_ntire(network, folder, team, said, summary)
+        try:
+            difference = write_ntire(network, folder, team, said, summary)
+        except OSError as error:
+            if is_full_disk(error):
+                raise
+            raise InputError(f"{folder}: cannot be written to: {error.strerror or error}") from None
         file = folder / "models" / f"team{team:02}_{said}.py"
         console.print(f"exported {file}, weights in {folder / 'model_zoo'}", soft_wrap=True)
         console.print(f"loaded by a Python with torch alone, it is within {difference:.1e} of the network")

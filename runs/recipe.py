@@ -169,6 +169,9 @@ class TrainPart(Part):
     differences between neighbours; `multi_exit`, the mean L1 over all exits of a network that has early ones."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the running mean of the weights, which is then what is judged and kept; 0.999 is usual."""
+    grow_at: list[Annotated[float, Field(gt=0, lt=1, title="a share of the steps, above 0 and below 1")]] = []
+    """Shares of the steps at which a network whose kernels grow while it trains gets more of them, like [0.25, 0.5].
+    That is uestc_medialab; all others are refused."""
 
 
 class LatencyPart(Part):

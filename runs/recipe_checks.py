@@ -6,9 +6,11 @@ A check takes the recipe and raises InputError; a new one: write it, name it in 
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from random import Random
 from typing import TYPE_CHECKING
 
 from ..proxies.latency import misfits
+from ..proxies.losses import refuse_untrainable
 from ..search.ntire import NTIRE_SCORES
 from ..search.objectives import OBJECTIVES
 from ..spaces import Architecture, Block, Design, Frame, InputError, Published, Space, build, published
@@ -154,6 +156,17 @@ def _timing(recipe: "Recipe") -> None:
         raise InputError(f"latency.max_rounds: {latency.max_rounds} are fewer than latency.rounds ({latency.rounds})")
 
 
+def _loss(recipe: "Recipe") -> None:
+    """Some losses and settings are for networks of one kind, which no architecture of a space is."""
+    space = recipe.make_space()
+    if space is None:
+        return  # the one network is looked at when it is read
+    networks = {f"the published network {name}": published(name) for name in recipe.search.beside}
+    networks["a network of the space"] = Design(space.sample(Random(0)))
+    for words, design in networks.items():
+        refuse_untrainable(build(design, device="meta"), words, recipe.train.loss, bool(recipe.train.grow_at))
+
+
 def _winner(recipe: "Recipe") -> None:
     """The winner's rule may look only at numbers that some objective or limit has measured."""
     measured = {OBJECTIVES[name].stage for name in (*recipe.objectives, *recipe.limits)} | {"counted"}
@@ -221,6 +234,7 @@ CHECKS: tuple[Callable[["Recipe"], None], ...] = (
     _seeds,
     _budget,
     _milestones,
+    _loss,
     _timing,
     _winner,
     _scores,

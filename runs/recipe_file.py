@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..spaces import BUILDABLE, Design, InputError, published, read_design, unknown
+from ..spaces import BUILDABLE, NETWORKS, Design, InputError, published, read_design, unknown
 from .recipe import Recipe
 from .recipe_schema import keys_at, node_at, places_of, wanted
 from .recipe_schema import recipe_schema as recipe_schema  # part of this door
@@ -237,4 +237,9 @@ def network_of(recipe: Recipe) -> Design:
     """The one network a recipe is about; InputError names its file where that is not there or not right."""
     if recipe.network is None:
         raise InputError("network: the recipe names no network to train; give it a published one, or a JSON file")
-    return published(recipe.network) if recipe.network in BUILDABLE else read_design(Path(recipe.network))
+    path = Path(recipe.network)
+    if recipe.network in BUILDABLE or (path.name in NETWORKS and not path.exists()):
+        return published(path.name)
+    if not path.suffix and not path.exists():
+        raise InputError(f"network: {unknown('published network', path.name, BUILDABLE)}, and no such file")
+    return read_design(path)

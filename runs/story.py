@@ -252,7 +252,8 @@ def settings_of(recipe: Recipe) -> Settings:
 def training_of(recipe: Recipe) -> Training:
     """How the recipe trains."""
     fields = recipe.train.model_dump(exclude={"fit"})
-    return Training(**{**fields, "milestones": tuple(fields["milestones"])})
+    lists = {name: tuple(fields[name]) for name in ("milestones", "grow_at")}
+    return Training(**{**fields, **lists})
 
 
 def data_of(recipe: Recipe) -> Data:

@@ -1,5 +1,6 @@
 """The command `paretosr systems`: the published networks beside Table 1 of the challenge, counted and timed."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from ..proxies.device import device_facts, find_device
 from ..proxies.latency import PROTOCOLS, Protocol
 from ..proxies.writing import is_full_disk
 from ..spaces import SYSTEMS, InputError, unknown
+from ..spaces.systems import NTIRE_BASELINES
 
 CPU_SIZE, GPU_SIZE = 64, 256  # LR pixels a side: at 256 a CPU thread would take hours for all networks
 SHORT = {"params_m": "params M", "flops_g": "FLOPs G", "activations_m": "activ. M", "convs": "convs"}
@@ -40,6 +42,8 @@ def systems(
 ) -> None:
     """Shows the named networks (or all) beside Table 1; with `measure` times them; writes the files asked for."""
     for name in names:
+        if name in NTIRE_BASELINES:
+            raise InputError(f"'{name}' is a baseline of NTIRE and no row here: `paretosr measure {name}` counts it")
         if name not in SYSTEMS:
             raise InputError(unknown("system", name, SYSTEMS))
     how = _protocol(measure, protocol, device, size)
@@ -47,13 +51,16 @@ def systems(
     comparisons = [compare(name) for name in dict.fromkeys(names or SYSTEMS)]
     _print_fitting(_wide(comparisons), _compact(comparisons), console)
     console.print(MARKS)
-    session = _measured(comparisons, *how, console) if how else None
+    session, stop = _measured(comparisons, *how, console) if how else (None, None)
     if session:
         console.print(_timings(comparisons, session))
     console.print("\nSpearman's rank correlation with runtime, and its 95 % bootstrap interval:")
     _print_fitting(_correlations(comparisons, session, " "), _correlations(comparisons, session, "\n"), console)
     _write(csv, lambda path: write_systems_csv(comparisons, session, path), console)
     _write(html, lambda path: write_systems_page(comparisons, session, path), console)
+    if stop:
+        console.print("stopped: the networks that were not reached have no time")
+        raise stop
 
 
 def _protocol(measure: bool, protocol: str | None, device: str | None, size: int | None) -> tuple[Protocol, str] | None:
@@ -73,8 +80,10 @@ def _protocol(measure: bool, protocol: str | None, device: str | None, size: int
     return replace(how, size=(side, side)), str(place)
 
 
-def _measured(comparisons: Sequence[Comparison], protocol: Protocol, place: str, console: Console) -> Session:
-    """Times all networks that can be built, with a bar meanwhile."""
+def _measured(
+    comparisons: Sequence[Comparison], protocol: Protocol, place: str, console: Console
+) -> tuple[Session, SystemExit | None]:
+    """Times all networks that can be built, with a bar meanwhile; what was timed before a signal, and the signal."""
     names = [comparison.name for comparison in comparisons if comparison.counts]
     facts = device_facts(place)
     machine = facts.get("gpu") or facts.get("cpu") or place
@@ -83,12 +92,16 @@ def _measured(comparisons: Sequence[Comparison], protocol: Protocol, place: str,
     if place == "cpu" and protocol.size == (CPU_SIZE, CPU_SIZE):
         console.print("On a CPU the size is 64 for time's sake, on a GPU 256; --size says otherwise.")
     measured: dict[str, Measured] = {}
+    session = Session(measured, protocol, machine)
     with Progress(console=console, transient=True) as bars:
         task = bars.add_task("timing", total=len(names))
-        for name, result in timings:
-            measured[name] = result
-            bars.update(task, advance=1, description=f"timed {name}")
-    return Session(measured, protocol, machine)
+        try:
+            for name, result in timings:
+                measured[name] = result
+                bars.update(task, advance=1, description=f"timed {name}")
+        except SystemExit as stop:  # what a signal becomes
+            return session, stop
+    return session, None
 
 
 def _print_fitting(wide: Table, narrow: Table, console: Console) -> None:
@@ -169,13 +182,15 @@ def _correlations(comparisons: Sequence[Comparison], session: Session | None, be
 def _refuse_unwritable(*paths: Path | None) -> None:
     """Raises where a file could not be written in the end, before minutes are spent on what goes into it."""
     given = [path for path in paths if path is not None]
-    if len(given) == 2 and given[0].absolute() == given[1].absolute():
+    if len(given) == 2 and given[0].resolve() == given[1].resolve():
         raise InputError(f"{given[0]}: --csv and --html name the same file")
     for path in given:
         with _writing(path):
             if path.is_dir():
                 raise InputError(f"{path}: is a folder; name a file to write")
             path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
 
 
 def _write(path: Path | None, write: Callable[[Path], None], console: Console) -> None:

@@ -12,15 +12,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ..proxies.complexity import complexity
+from ..proxies.losses import refuse_untrainable
 from ..proxies.psnr import bicubic_baseline
 from ..proxies.training import Training
-from ..proxies.work import Data, TrainWork
+from ..proxies.work import Data, TrainWork, plain
 from ..proxies.writing import write_json
 from ..search.candidate import Candidate
 from ..search.engine import RunFailed, Task, complete
 from ..search.settings import training_seed
 from ..search.study import Record
-from ..spaces import InputError
+from ..spaces import BUILDABLE, InputError, build
 from .folder import RunFolder
 from .local_engine import LocalEngine
 from .recipe_file import network_of, read_recipe
@@ -76,6 +77,8 @@ def train_network(name: str, out: Path | None, overrides: Sequence[str], seeds: 
     """Trains the one network that a recipe names and exports it to `winner/` of the folder."""
     recipe = read_recipe(name, overrides)
     design = network_of(recipe)
+    named = recipe.network if recipe.network in BUILDABLE else design.summary()
+    refuse_untrainable(build(design, device="meta"), str(named), recipe.train.loss, bool(recipe.train.grow_at))
     folder = RunFolder(out or Path("out") / f"{Path(name).resolve().parent.name}-trained")
     training, data = training_of(recipe), data_of(recipe)
     say_notes(data, console)
@@ -126,9 +129,9 @@ def data_facts(data: Data) -> dict[str, Any]:
 
 def child_of(record: Record, parent: Candidate, training: Training, data: Data, device: str, seeds: int) -> Candidate:
     """The child that this very training makes: the one begun or done already, or a new one."""
-    details = {"training": asdict(training), "data": asdict(data), "device": device, "asked_seeds": seeds}
+    details = {"training": plain(training), "data": asdict(data), "device": device, "asked_seeds": seeds}
     for candidate in record.candidates:
-        same = {name: candidate.details.get(name) for name in details} == _plain(details)
+        same = {name: candidate.details.get(name) for name in details} == details
         if candidate.parent == parent.number and same and candidate.state in ("running", "complete"):
             return candidate
     details["data_facts"] = data_facts(data)
@@ -143,15 +146,9 @@ def child_of(record: Record, parent: Candidate, training: Training, data: Data, 
         origin=f"candidate {parent.number}, trained for {training.steps} steps",
         numbers=numbers,
         intervals={name: ends for name, ends in parent.intervals.items() if name != "psnr_db"},
-        details=_plain(details),
+        details=details,
     )
     return record.add(child)
-
-
-def _plain(details: dict[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back: tuples are lists there."""
-    training = details["training"]
-    return {**details, "training": {**training, "milestones": list(training["milestones"])}}
 
 
 def train(

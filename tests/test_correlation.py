@@ -80,11 +80,17 @@ def test_where_none_is_defined_there_is_none_and_no_warning(given, rows):
 
 
 def test_draws_that_do_not_vary_are_dropped_without_a_warning():
-    found = rank_correlation([(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)])  # one draw in nine is a single row, thrice
-    assert (found.rho, found.low, found.high) == pytest.approx((1, 1, 1))
+    found = rank_correlation([(float(x), float(x // 5)) for x in range(6)])  # one draw in three is of equal y alone
+    assert found.low is not None
     nearly_constant = rank_correlation([(0.0, float(y)) for y in range(9)] + [(1.0, 9.0)])
     assert nearly_constant.low is not None
     assert nearly_constant.low > 0
+
+
+def test_of_few_rows_there_is_no_interval():
+    found = rank_correlation([(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)])
+    assert (found.rho, found.low, found.high) == (pytest.approx(1), None, None)
+    assert found.text() == "1.0000 [too few rows]"
 
 
 def test_a_pair_that_lacks_a_number_is_left_out():

@@ -141,7 +141,7 @@ def test_multi_exit_is_the_mean_over_the_exits_and_any_other_loss_looks_at_the_o
 def test_a_network_without_exits_is_refused_before_the_first_step():
     with pytest.raises(InputError) as caught:
         begin(PLAIN, SHORT, seed=0)
-    said = f"the loss 'multi_exit' needs a network with early exits, and {PLAIN.summary()} has none"
+    said = f"train.loss: 'multi_exit' needs a network with early exits, and {PLAIN.summary()} has none"
     assert str(caught.value) == said
 
 
@@ -181,11 +181,11 @@ def test_stopped_and_continued_equals_undisturbed(images, forked, tmp_path: Path
     training = replace(SHORT, loss=loss, ema=ema)
     whole = train(begin(forked, training, seed=5), training, patches_of(images, training), training.steps)
     for stop in (1, 3, 4, training.steps):
-        state = load(begin(forked, training, seed=5), tmp_path / "state.pt")
+        state = load(begin(forked, training, seed=5), training, tmp_path / "state.pt")
         state = train(state, training, patches_of(images, training), stop - state.step)
         assert state.step == stop
         save(state, tmp_path / "state.pt")
-    state = load(begin(forked, training, seed=5), tmp_path / "state.pt")
+    state = load(begin(forked, training, seed=5), training, tmp_path / "state.pt")
     assert content(state) == content(whole)
     assert any("parametrizations" in name for name in state.network.state_dict())
     psnr_db = [evaluate(inference_form(finished_network(each)), images).psnr_db for each in (state, whole)]

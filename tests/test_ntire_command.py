@@ -76,6 +76,8 @@ def test_a_published_network_with_weights(paretosr: Command, tmp_path: Path) -> 
         (("export", "--system", "fssr", "--ntire", "1"), "cannot be built"),
         (("export", "--system", "pam", "--ntire", "1"), "did you mean 'pan'"),
         (("export", "absent", "--ntire", "1"), "absent"),
+        (("export", "--system", "srrn", "--ntire", "1", "--out", "model/architecture.json"), "is a file"),
+        (("export", "--system", "srrn", "--ntire", "1", "--out", "/proc/x"), "cannot be written to"),
     ],
 )
 def test_what_does_not_go_is_refused(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paretosr.proxies.bicubic import downscale_x4
 from paretosr.proxies.psnr import psnr_db
-from paretosr.spaces import NETWORKS, InputError, Network, build, inference_form, load_published, published
+from paretosr.spaces import BUILDABLE, NETWORKS, InputError, Network, build, inference_form, load_published, published
 from paretosr.spaces.systems.weights import WEIGHT_NORM, read_state_dict
 
 # The authors' module paths ({1..3} counts, {a,b} lists), and how many tensors these own.
@@ -205,6 +205,20 @@ def test_weights_load_under_the_authors_names_and_under_ours(name: str, tmp_path
     network = build(published(name), seed=3)
     for held in (as_published(name, network), network.state_dict()):
         assert same(load_published(name, save(tmp_path / "weights.pth", held)), network)
+
+
+@pytest.mark.parametrize("name", BUILDABLE)
+def test_our_own_weights_load_in_either_form(name: str, tmp_path: Path) -> None:
+    network = build(published(name), seed=3)
+    assert same(load_published(name, save(tmp_path / "training.pth", network.state_dict())), network)
+    formed = inference_form(network)
+    assert same(load_published(name, save(tmp_path / "inference.pth", formed.state_dict())), formed)
+
+
+def test_what_a_foreign_key_holds_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    message = refusal("rfdn", save(tmp_path / "weights.pth", {"\x1b[31mred\n": torch.zeros(1)}))
+    assert "\x1b" not in message
+    assert r"\x1b[31mred" in message
 
 
 def test_merged_weights_load_as_the_inference_form(tmp_path: Path) -> None:

@@ -212,3 +212,28 @@ def test_without_timings_the_page_is_small_and_complete():
         assert f">{name}" in text
     for words in ("0.8737 [0.64, 0.97]", "27.1026", "1.126*", "not described"):
         assert words in text
+
+
+def test_what_was_timed_before_a_signal_is_shown_and_written(paretosr, tmp_path, monkeypatch):
+    real = measure_systems
+
+    def stopped(names, protocol, device):
+        yield next(real(names, protocol, device))
+        raise SystemExit(130)  # what Ctrl-C becomes
+
+    monkeypatch.setattr("paretosr.runs.systems_command.measure_systems", stopped)
+    outcome = paretosr("systems", "imdn", "rfdn", "--measure", "--size", 16, "--csv", "found.csv")
+    assert outcome.code == 130
+    assert "stopped" in outcome.out
+    rows = (tmp_path / "found.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["system", "imdn", "rfdn"]
+
+
+def test_a_baseline_of_another_challenge_is_no_row(paretosr):
+    refused(paretosr("systems", "span"), "is a baseline of NTIRE", "paretosr measure span")
+
+
+def test_one_file_cannot_be_both(paretosr, tmp_path):
+    (tmp_path / "deep").mkdir()
+    refused(paretosr("systems", "imdn", "--csv", "a", "--html", "deep/../a"), "name the same file")
+    refused(paretosr("systems", "imdn", "--csv", "/proc/x.csv"), "/proc/x.csv: cannot be written")

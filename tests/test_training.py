@@ -51,11 +51,11 @@ def trained(images, design, training, seed=5) -> State:
 def in_pieces(images, design, training, file: Path, stops, seed=5) -> State:
     """Trained with a stop at each of these steps; each time a fresh object goes on from the file."""
     for stop in (*stops, training.steps):
-        state = load(begin(design, training, seed=seed), file)
+        state = load(begin(design, training, seed=seed), training, file)
         state = train(state, training, patches_of(images, training, seed), stop - state.step)
         assert state.step == stop
         save(state, file)
-    return load(begin(design, training, seed=seed), file)
+    return load(begin(design, training, seed=seed), training, file)
 
 
 def content(state: State):
@@ -128,7 +128,7 @@ def test_a_stop_between_two_points_of_the_curve_keeps_what_is_pending(images, tm
     assert state.pending[1] == 2
     assert state.pending[0] > 0
     save(state, tmp_path / "state.pt")
-    assert same(content(load(begin(PLAIN, SHORT, seed=5), tmp_path / "state.pt")), content(state))
+    assert same(content(load(begin(PLAIN, SHORT, seed=5), SHORT, tmp_path / "state.pt")), content(state))
 
 
 def test_a_stop_that_is_asked_for_comes_after_the_step(images):
@@ -305,7 +305,7 @@ def test_a_damaged_state_starts_anew(images, tmp_path, monkeypatch, damage):
     save(trained(images, PLAIN, training), file)
     DAMAGES[damage](file)
     fresh = begin(PLAIN, training, seed=5)
-    state = load(begin(PLAIN, training, seed=5), file)
+    state = load(begin(PLAIN, training, seed=5), training, file)
     assert same(content(state), content(fresh))
     assert not (tmp_path / "was_run").exists()
     if damage not in ("a weight less", "another optimiser"):
@@ -321,7 +321,7 @@ def test_the_state_of_another_training_starts_anew(images, tmp_path, foreign):
     state = train(begin(design, other, seed=seed), other, patches_of(images, other, seed), 2)
     save(state, tmp_path / "state.pt")
     assert saved_step(tmp_path / "state.pt") == 2
-    loaded = load(begin(PLAIN, SHORT, seed=5), tmp_path / "state.pt")
+    loaded = load(begin(PLAIN, SHORT, seed=5), SHORT, tmp_path / "state.pt")
     assert same(content(loaded), content(begin(PLAIN, SHORT, seed=5)))
 
 

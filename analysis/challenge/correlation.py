@@ -12,13 +12,14 @@ from scipy.stats import rankdata
 
 RESAMPLES = 10_000
 FEWEST_ROWS = 3  # two rows always agree or disagree in full
+FEWEST_RESAMPLED = 6  # of fewer rows too many draws are the same two or three, and the interval would pretend to know
 
 
 @dataclass(frozen=True)
 class Correlation:
     """A rank correlation in [-1, 1], its 95% interval, and how many rows stand behind it.
 
-    All three numbers are None where none is defined: too few rows, or one of the two sides does not vary.
+    None where it is not defined: too few rows (the interval wants more of them), or a side that does not vary.
     """
 
     rho: float | None
@@ -30,7 +31,8 @@ class Correlation:
         """The number and its interval, `0.8737 [0.64, 0.97]`; an en dash where there is none."""
         if self.rho is None:
             return "–"
-        return f"{self.rho:.4f}{between}[{self.low:.2f}, {self.high:.2f}]"
+        interval = "too few rows" if self.low is None else f"{self.low:.2f}, {self.high:.2f}"
+        return f"{self.rho:.4f}{between}[{interval}]"
 
 
 def rank_correlation(pairs: Iterable[tuple[float | None, float | None]], *, seed: int = 0) -> Correlation:
@@ -45,6 +47,8 @@ def rank_correlation(pairs: Iterable[tuple[float | None, float | None]], *, seed
     rho = _spearman(known[:, 0][None], known[:, 1][None])[0] if rows >= FEWEST_ROWS else np.nan
     if np.isnan(rho):
         return Correlation(None, None, None, rows)
+    if rows < FEWEST_RESAMPLED:
+        return Correlation(float(rho), None, None, rows)
     draws = np.random.default_rng(seed).integers(0, rows, (RESAMPLES, rows))
     drawn = _spearman(known[:, 0][draws], known[:, 1][draws])
     low, high = np.quantile(drawn[~np.isnan(drawn)], [0.025, 0.975])

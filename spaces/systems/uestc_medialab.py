@@ -155,7 +155,7 @@ class UestcMediaLab(nn.Module):
         return self.add_mean(self.shuffle(self.last(y)))
 
     def dilate(self, more: int, *, seed: int) -> None:
-        """Begins a stage of training: every dilated kernel gets `more` random kernels, all weights are made equal.
+        """Begins a stage of training (`train.grow_at`): every dilated kernel gets more, all weights are made equal.
 
         The output changes. The parameters are new, so an optimiser must be made anew; weights saved after it load
         into a network that was dilated as often.

@@ -16,6 +16,7 @@ from ..network import Network
 from . import NETWORKS
 
 WRAPPERS = ("params_ema", "params", "state_dict", "net")  # the averaged weights first: they are the published ones
+BATCHES = "num_batches_tracked"  # a whole number that every batch norm keeps
 PARALLEL_PREFIX = "module."  # what DataParallel writes before every key
 # The two factors of weight norm, as torch's older form names them and as its newer one does.
 WEIGHT_NORM = {
@@ -69,7 +70,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(held, Mapping) or not held:
         raise InputError(f"{path}: not a state dict: it holds {'nothing' if held == {} else type(held).__name__}")
     for key, value in held.items():
-        if not isinstance(key, str) or not _is_weight(value):
+        if not isinstance(key, str) or not _is_weight(key, value):
             raise InputError(f"{path}: not a state dict: {key!r} is no tensor of floating point numbers")
     prefixed = all(key.startswith(PARALLEL_PREFIX) for key in held)
     return {key.removeprefix(PARALLEL_PREFIX) if prefixed else key: value for key, value in held.items()}
@@ -86,10 +87,10 @@ def _load(path: Path) -> Any:
         raise InputError(f"{path}: not a state dict that torch can read without running code from the file") from error
 
 
-def _is_weight(value: object) -> bool:
+def _is_weight(key: str, value: object) -> bool:
     return (
         isinstance(value, Tensor)
-        and value.is_floating_point()
+        and (value.is_floating_point() or key.endswith(BATCHES))
         and value.layout is torch.strided
         and value.device.type == "cpu"
     )
@@ -104,5 +105,5 @@ def _our_name(key: str, renamed: Mapping[str, str]) -> str:
 
 
 def _first(keys: Iterable[str]) -> str:
-    keys = list(keys)
+    keys = [ascii(key)[1:-1] for key in keys]  # a foreign file's keys may hold anything
     return ", ".join(keys[:FEW]) + (", ..." if len(keys) > FEW else "")
