@@ -45,9 +45,15 @@ def report_html(summary: RunSummary) -> str:
         roles=ROLES,
         data=script_json(_page_data(summary)),
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        script=Markup((templates / "report.js").read_text(encoding="utf-8")),
+        script=scripts("sorting.js", "report.js"),
         plotly=Markup(get_plotlyjs()),
     )
+
+
+def scripts(*names: str) -> Markup:
+    """The text of scripts that lie beside the templates, one after another."""
+    folder = resources.files("paretosr.analysis") / "templates"
+    return Markup("\n".join((folder / name).read_text(encoding="utf-8") for name in names))
 
 
 def script_json(value: object) -> Markup:

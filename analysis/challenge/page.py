@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from ...proxies.writing import write_text
 from ..colours import DARK_OF_LIGHT, LIGHT, ROLES
 from ..figures import axis, figure
-from ..report import script_json
+from ..report import script_json, scripts
 from ..report_rows import Cell, Column
 from .correlation import Correlation
 from .tables import COUNTS, LABELS, Comparison
@@ -48,7 +48,7 @@ def systems_html(comparisons: Sequence[Comparison], session: Session | None) -> 
         roles=ROLES,
         data=script_json(data),
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        script=Markup((templates / "systems.js").read_text(encoding="utf-8")),
+        script=scripts("sorting.js", "systems.js"),
         plotly=Markup(get_plotlyjs()) if figures else "",
     )
 

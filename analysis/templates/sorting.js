@@ -1,0 +1,22 @@
+// Sorts a table by a click on one of its headings. Numbers sort as numbers, text as text; what is missing stays last
+// whichever way. The first click puts the better end on top, the second turns it round.
+function makeSortable(table) {
+  function sortBy(heading) {
+    const column = [...heading.parentElement.children].indexOf(heading);
+    const turned = { none: heading.dataset.first, ascending: "descending", descending: "ascending" };
+    const order = turned[heading.getAttribute("aria-sort")];
+    const numeric = !heading.classList.contains("text");
+    const body = table.tBodies[0];
+    const keyed = [...body.rows].map((row) => [row.children[column].dataset.key, row]);
+    const missing = keyed.filter(([key]) => key === "");
+    const known = keyed.filter(([key]) => key !== "");
+    known.sort(([a], [b]) => (order === "ascending" ? 1 : -1) * (numeric ? Number(a) - Number(b) : a.localeCompare(b, "en")));
+    body.append(...[...known, ...missing].map(([, row]) => row));
+    for (const other of heading.parentElement.children) other.setAttribute("aria-sort", "none");
+    heading.setAttribute("aria-sort", order);
+  }
+
+  for (const heading of table.querySelectorAll("thead th")) {
+    heading.querySelector("button").addEventListener("click", () => sortBy(heading));
+  }
+}
