@@ -14,7 +14,10 @@ from torch.nn.utils import parametrize
 
 from .architecture import Architecture, member
 from .errors import InputError
+from .flow import compact
+from .forms import inference_form
 from .network import Network, check_size
+from .plan import HASH_DIGITS, Plan
 from .systems import NETWORKS
 
 LAST_SCALE = 0.3
@@ -49,23 +52,35 @@ class Published:
 
 @dataclass(frozen=True)
 class Design:
-    """What builds one network, and for a pruned network its plan (kept channels per convolution; none are made yet)."""
+    """What builds one network, and for a pruned network its plan: which channels each convolution keeps.
+
+    InputError for a plan that is for another architecture.
+    """
 
     architecture: Architecture | Published
-    plan: None = None
+    plan: Plan | None = None
+
+    def __post_init__(self) -> None:
+        if self.plan is not None and self.plan.architecture != self.architecture.hash:
+            raise InputError(
+                f"design: the plan is for the architecture {self.plan.architecture}, not for {self.architecture.hash}"
+            )
 
     @property
     def hash(self) -> str:
         """12 hexadecimal digits; equal designs build the same graph."""
-        return self.architecture.hash
+        if self.plan is None:
+            return self.architecture.hash
+        return hashlib.sha256(f"{self.architecture.hash}:{self.plan.hash}".encode()).hexdigest()[:HASH_DIGITS]
 
     def summary(self) -> str:
         """The network in one line."""
-        return self.architecture.summary()
+        return self.architecture.summary() + ("" if self.plan is None else f"; {self.plan.summary()}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and dictionaries; `from_json` takes them back."""
-        return {"architecture": self.architecture.to_json(), "plan": self.plan}
+        plan = None if self.plan is None else self.plan.to_json()
+        return {"architecture": self.architecture.to_json(), "plan": plan}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Design":
@@ -74,12 +89,10 @@ class Design:
             raise InputError("design: must be a mapping with the key 'architecture'")
         for key in data:
             member("key of a design", key, ("architecture", "plan"))
-        if data.get("plan") is not None:
-            raise InputError("design: this version builds no pruned networks ('plan' must be null)")
-        given = data["architecture"]
-        if isinstance(given, Mapping) and list(given) == ["system"]:
-            return cls(Published(given["system"]))
-        return cls(Architecture.from_json(given))
+        given, plan = data["architecture"], data.get("plan")
+        is_name = isinstance(given, Mapping) and list(given) == ["system"]
+        architecture = Published(given["system"]) if is_name else Architecture.from_json(given)
+        return cls(architecture, None if plan is None else Plan.from_json(plan))
 
 
 def is_module(name: str) -> bool:
@@ -118,7 +131,7 @@ def read_design(path: Path) -> Design:
         raise InputError(f"{path}: is not JSON; a network is the architecture.json of an export") from None
 
 
-def build(design: Design | Architecture, *, seed: int = 0, device: str | torch.device = "cpu") -> Network:
+def build(design: Design | Architecture | Published, *, seed: int = 0, device: str | torch.device = "cpu") -> Network:
     """Builds the network of a design in its training form, with weights that depend on `seed` alone.
 
     On the meta device, without weights. A published network with a module of its own has that class in place of
@@ -127,7 +140,12 @@ def build(design: Design | Architecture, *, seed: int = 0, device: str | torch.d
     The weights are drawn on the CPU from a generator of their own (the global random state is neither read nor
     moved), uniform within 1 / sqrt(fan-in), biases 0. The last convolution starts smaller, so that the image skip
     leads at first: with 400 steps that and the zero biases were worth 0.3 dB on the embedded photos.
+
+    A design with a plan gives what the plan leaves of that network's inference form (`flow.compact`).
     """
+    if isinstance(design, Design) and design.plan is not None:
+        uncut = inference_form(build(design.architecture, seed=seed, device=device))
+        return compact(uncut, design.plan).train()  # type: ignore[return-value]
     architecture = (design.architecture if isinstance(design, Design) else design).canonical()
     if torch.device(device).type == "meta":
         with torch.device("meta"):

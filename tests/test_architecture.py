@@ -126,7 +126,7 @@ def test_width_and_blocks_are_needed() -> None:
 
 
 def test_a_design_is_strict_too() -> None:
-    with pytest.raises(InputError, match="builds no pruned networks"):
+    with pytest.raises(InputError, match="plan: the key 'architecture' is missing"):
         Design.from_json({"architecture": ONE.to_json(), "plan": {}})
     with pytest.raises(InputError, match="no key of a design 'plann'; did you mean 'plan'"):
         Design.from_json({"architecture": ONE.to_json(), "plann": None})
