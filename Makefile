@@ -1,6 +1,6 @@
 # `make` alone lists the targets. All of them work in a fresh clone; .ci/setup says what is missing on the machine.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo test test-slow lint format
+.PHONY: help setup setup-test demo test test-slow stress lint format
 .NOTPARALLEL:
 
 python := .venv/bin/python
@@ -24,10 +24,13 @@ lint: setup-test ## ruff and basedpyright
 	@$(python) -m basedpyright
 
 test: lint ## lint and the tests, at most 10 minutes on 2 cores
-	@$(python) -m pytest --session-timeout 480
+	@$(python) -m pytest --session-timeout 560
 
 test-slow: setup-test ## what is heavy: kills, the browser, exports of many networks; at most 20 minutes
 	@$(python) -m pytest --session-timeout 1080 -m slow
+
+stress: setup-test ## hundreds of random cut networks; an hour
+	@$(python) -m pytest -m stress
 
 format: setup-test ## let ruff mend layout and imports
 	@$(python) -m ruff check --fix --select I

@@ -89,7 +89,7 @@ def test_every_published_network_is_cut_exactly(name: str) -> None:
     assert_exact(network, [random_plan(network, 4)], torch.float32, forms=["train"], flow=flow)
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 def test_many_plans_of_published_networks(name: str, dtype: torch.dtype) -> None:
@@ -97,7 +97,7 @@ def test_many_plans_of_published_networks(name: str, dtype: torch.dtype) -> None
     assert_exact(network, [random_plan(network, seed) for seed in range(200)], dtype, in_turn=True)
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_many_plans_of_all_combinations(kind: str, dtype: torch.dtype) -> None:
@@ -292,7 +292,7 @@ def test_every_operation_is_cut_exactly(kind: type[Tiny]) -> None:
             assert difference(compact(network, Plan(ANY), form)(x), network(x)) <= 1e-15
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize("kind", TINY)
 def test_many_plans_of_every_operation(kind: type[Tiny]) -> None:
     torch.manual_seed(4)
