@@ -115,7 +115,7 @@ def test_a_timing_leaves_its_worker_with_one_thread(engine, training):
     ("change", "reason"),
     [
         ({"learning_rate": 1e30}, "non-finite loss ("),
-        ({"loss": "multi_exit"}, f"train.loss: 'multi_exit' needs a network with early exits, and {SMALL.summary()} has"),
+        ({"loss": "multi_exit"}, f"train.loss: 'multi_exit' needs a network with early exits, and {SMALL.summary()}"),
         ({"source": Path("/nowhere/photos")}, "/nowhere/photos: no such folder of images"),
     ],
 )
