@@ -75,6 +75,7 @@ def front_choices(summary: RunSummary) -> dict[str, Any]:
         "traces": TRACES,
         "rows": _rows(summary),
         "numbers": [c.number for c in summary.candidates],
+        "labels": [_label(summary, c) for c in summary.candidates],
         "finished": [i for i, c in enumerate(summary.candidates) if c.state == "complete"],
         "diameters_px": diameters_px(summary),
         "axes": {name: axis_facts(summary, name) for name in names},
@@ -138,6 +139,12 @@ def _role(summary: RunSummary, candidate: Candidate) -> str | None:
     return "front" if candidate.number in summary.front else "dominated"
 
 
+def _label(summary: RunSummary, candidate: Candidate) -> str:
+    """What stands beside a marker: the number; a published network that was chosen has lost its triangle and name."""
+    chosen = candidate.number == summary.winner
+    return str(candidate.details.get("system", candidate.number) if chosen else candidate.number)
+
+
 def _traces(summary: RunSummary, rows: dict[str, list[Row]]) -> dict[str, go.Scatter]:
     of_row = summary.candidates
     edge = {"color": LIGHT["paper"], "width": 1}
@@ -173,9 +180,7 @@ def _traces(summary: RunSummary, rows: dict[str, list[Row]]) -> dict[str, go.Sca
         name: _points(said, {"size": [sizes[i] for i in lying[name]], **marker}, [texts[i] for i in lying[name]], bars)
         for name, (said, marker, bars) in markers.items()
     }
-    # A published network has its name below it; where it was chosen it is no triangle of that trace any more.
-    unnamed = [of_row[i] for i in lying["labels"]]
-    numbers = [str(c.details.get("system", c.number) if c.number == summary.winner else c.number) for c in unnamed]
+    labels = [_label(summary, of_row[i]) for i in lying["labels"]]
     unseen = {"size": [sizes[i] for i in lying["labels"]], "opacity": 0}  # keeps the numbers clear of the markers
     quiet = {"hoverinfo": "skip", "cliponaxis": False}
     thin, strong = {"color": LIGHT["other"], "dash": "dot", "width": 1}, {"color": LIGHT["front"], "width": 1.5}
@@ -187,7 +192,7 @@ def _traces(summary: RunSummary, rows: dict[str, list[Row]]) -> dict[str, go.Sca
         "connectors": go.Scatter(name="trained from", mode="lines", line=thin, showlegend=False, **quiet),
         "staircase": go.Scatter(name="best of the front on these two", mode="lines", line=strong, **quiet),
         "labels": go.Scatter(
-            name="numbers", mode="markers+text", text=numbers, marker=unseen, showlegend=False, **quiet
+            name="numbers", mode="markers+text", text=labels, marker=unseen, showlegend=False, **quiet
         ),
     }
 

@@ -45,7 +45,7 @@ def report_html(summary: RunSummary) -> str:
         roles=ROLES,
         data=script_json(_page_data(summary)),
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        script=scripts("sorting.js", "report.js"),
+        script=scripts("page.js", "report.js"),
         plotly=Markup(get_plotlyjs()),
     )
 

@@ -27,6 +27,7 @@ from ..spaces.errors import InputError
 from .bicubic import Border, downscale_x4
 from .image_decoding import decode, size_of
 from .image_sources import Listing, Photo
+from .writing import cache_folder
 
 LAYOUT = 1
 BYTES_PER_LR_PIXEL = 3 * (16 + 1)
@@ -73,8 +74,7 @@ def open_or_build(
         InputError: an image or a pair that cannot be used, or a cache folder that may not be written.
         OSError: a disk that is full, or fails.
     """
-    folder = folder or Path(os.environ.get("PARETOSR_CACHE") or "~/.cache/paretosr").expanduser()
-    stem = folder / _key(listing, border)
+    stem = (folder or cache_folder()) / _key(listing, border)
     opened = _open(stem, border)
     if opened is None:
         sizes = _lr_sizes(listing.photos)

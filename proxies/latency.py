@@ -117,6 +117,11 @@ class Protocol:
         mix = (self.size, self.size, (width, height), self.size, tall, self.size, flat, self.size)
         return tuple(mix[number % len(mix)] for number in range(self.images))
 
+    @property
+    def smallest(self) -> int:
+        """The shortest side of all images, in pixels."""
+        return min(side for size in self.sizes for side in size)
+
     def label(self) -> str:
         """All that changes the number, in one line."""
         height, width = self.size
@@ -162,6 +167,14 @@ def time_together(
     with device_lock(device), _conditions(protocol, found):
         forwards = {name: _prepare(network, protocol, found) for name, network in networks.items()}
         return METHODS[protocol.name](forwards, reference, protocol, found)
+
+
+def refuse_small_images(least: Mapping[str, int], protocol: Protocol) -> None:
+    """Raises InputError for the first network, by name, that needs more pixels a side than the protocol's images have."""
+    for name, side in least.items():
+        if protocol.smallest < side:
+            wanted = f"needs images of {side}x{side} pixels"
+            raise InputError(f"'{name}' {wanted}, and those to time have down to {protocol.smallest}")
 
 
 def peak_memory_mb(network: nn.Module, protocol: Protocol, device: str) -> float | None:

@@ -71,7 +71,7 @@ def steady(forwards: Forwards, reference: str, protocol: "Protocol", device: tor
         for number in range(done, upto):
             for place in np.random.default_rng(number).permutation(len(running)):
                 name = running[place]
-                samples[name].append(_sample_ms(forwards[name][0], repeats[name], device))
+                samples[name].append(sample_ms(forwards[name][0], repeats[name], device))
         done = upto
         timings |= {name: summarise(samples[name], samples[reference], protocol.interval) for name in running}
         wide = [name for name in running if timings[name].wide]
@@ -109,7 +109,7 @@ def _warm_up(forward: Forward, protocol: "Protocol", device: torch.device) -> in
     """Runs for the protocol's time, at least twice; gives how many forwards make a sample of `SAMPLE_MS`."""
     fastest, calls, start = math.inf, 0, time.perf_counter()
     while calls < 2 or time.perf_counter() - start < protocol.warmup_s:
-        fastest = min(fastest, _sample_ms(forward, 1, device))
+        fastest = min(fastest, sample_ms(forward, 1, device))
         calls += 1
     return max(1, math.ceil(SAMPLE_MS / max(fastest, 1e-3)))
 
@@ -160,7 +160,7 @@ def _mean_over_images(
         at = divmod(number, images)
         for place in np.random.default_rng(number).permutation(len(names)):
             name = names[place]
-            samples[name][at] = _sample_ms(forwards[name][at[1]], 1, device)
+            samples[name][at] = sample_ms(forwards[name][at[1]], 1, device)
     return {name: summarise_passes(samples[name], samples[reference], protocol.interval) for name in names}
 
 
@@ -206,7 +206,7 @@ def _wake(device: torch.device) -> None:
 # ---- one sample
 
 
-def _sample_ms(forward: Forward, repeats: int, device: torch.device) -> float:
+def sample_ms(forward: Forward, repeats: int, device: torch.device) -> float:
     """Milliseconds of one forward, the mean over `repeats` in a row; on CUDA, between two events of its stream."""
     if device.type == "cpu":
         start = time.perf_counter()

@@ -7,7 +7,6 @@ where the steps are, so they are measured: for every kind of convolution that a 
 import hashlib
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,8 @@ from torch import nn
 
 from .device import device_facts, device_lock, find_device, measuring
 from .latency import LAYOUTS, PRECISIONS, Protocol
-from .writing import write_json
+from .latency_methods import sample_ms
+from .writing import cache_folder, write_json
 
 STEP = 8  # channels between two points of a grid: vector units are 8 to 64 wide
 POINTS = 12  # of a grid at most, for each side
@@ -28,7 +28,7 @@ SECONDS = 300.0  # for one network on a new device, at most
 SAMPLE_MS = 2.0  # a sample is the mean over at least this long
 MOST_ROUNDS = 12
 # What is part of a measured time, of all that is known of a device.
-FACTS = ("gpu", "cpu", "torch", "cuda", "cudnn", "capability")
+FACTS = ("gpu", "cpu", "instruction_set", "torch", "cuda", "cudnn", "capability")
 
 
 @dataclass(frozen=True)
@@ -225,16 +225,6 @@ def _sampler(protocol: Protocol, device: torch.device) -> Sample:
     buffer = torch.empty(0, device=device, dtype=dtype)
     made: dict[Key, tuple[nn.Module, int]] = {}
 
-    def forward_ms(conv: nn.Module, x: torch.Tensor, repeats: int) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        for _ in range(repeats):
-            conv(x)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return (time.perf_counter() - start) * 1e3 / repeats
-
     def sample(kind: Kind, inputs: int, outputs: int) -> float:
         nonlocal buffer
         batch, (height, width) = protocol.batch, kind.size
@@ -247,10 +237,10 @@ def _sampler(protocol: Protocol, device: torch.device) -> Sample:
         key = (kind, inputs, outputs)
         if key not in made:
             conv = _conv(*key).to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
-            forward_ms(conv, x, 1)
-            made[key] = conv, max(1, math.ceil(SAMPLE_MS / max(forward_ms(conv, x, 1), 1e-3)))
+            conv(x)
+            made[key] = conv, max(1, math.ceil(SAMPLE_MS / max(sample_ms(lambda: conv(x), 1, device), 1e-3)))
         conv, repeats = made[key]
-        return forward_ms(conv, x, repeats)
+        return sample_ms(lambda: conv(x), repeats, device)
 
     return sample
 
@@ -268,9 +258,8 @@ def _file(protocol: Protocol, device: str, folder: Path | None) -> Path:
     facts = device_facts(device)
     same = {name: str(facts.get(name, "")) for name in FACTS}
     how = {name: getattr(protocol, name) for name in ("precision", "layout", "batch", "threads", "cudnn_benchmark")}
-    text = json.dumps([same, how, torch.__version__], sort_keys=True)
-    place = folder or Path(os.environ.get("PARETOSR_CACHE") or "~/.cache/paretosr").expanduser()
-    return place / f"stairs-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    text = json.dumps([same, how], sort_keys=True)
+    return (folder or cache_folder()) / f"stairs-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
 def _read(file: Path) -> dict[Kind, dict[tuple[int, int], float]]:

@@ -144,12 +144,12 @@ def train(
     The network and the optimiser of `state` are moved on in place. Raises TrainingFailed on a non-finite loss.
     """
     network, device = state.network, next(state.network.parameters()).device
-    on_cuda = device.type == "cuda"
+    on_cuda, stages = device.type == "cuda", training.stages
     every = max(1, training.steps // CURVE_POINTS)
     for step in range(state.step, min(state.step + steps, training.steps)):
         started = time.perf_counter()
-        if step in training.stages:
-            state = grown(state, training, training.stages.index(step))
+        if step in stages:
+            state = grown(state, training, stages.index(step))
         optimiser = state.optimiser
         lr, hr = patches.batch(step)
         if on_cuda:

@@ -181,15 +181,16 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     if state.step < work.training.steps:
         return None
     network = finished_network(state)
+    formed = inference_form(network)
     # Where it stands goes into the word that is left: two deaths at one image may be its fault, at two images hardly.
     result = evaluate(
-        inference_form(network),
+        formed,
         validation,
         device=work.device,
         before_image=lambda name: mark_running(folder, f"measuring {name}{began}"),
     )
     # One that has grown is kept merged: what `build` makes has fewer kernels.
-    kept = inference_form(network) if work.training.grow_at else network
+    kept = formed if work.training.grow_at else network
     weights = {name: value.detach().cpu().contiguous() for name, value in kept.state_dict().items()}
     write_bytes(folder / "model.safetensors", to_bytes(weights, {"design": json.dumps(work.design.to_json())}))
     return {

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name beside the target, then renamed."""
+"""Files that are whole or absent (written under a temporary name beside the target, then renamed), and the cache."""
 
 import errno
 import json
@@ -22,6 +22,11 @@ def whole(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a failed write says which disk only through the file
         raise
+
+
+def cache_folder() -> Path:
+    """Where to keep what can be made again: the folder that PARETOSR_CACHE names, or one in the home folder."""
+    return Path(os.environ.get("PARETOSR_CACHE") or "~/.cache/paretosr").expanduser()
 
 
 def write_text(path: Path, text: str) -> None:

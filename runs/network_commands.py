@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -17,7 +16,7 @@ from ..proxies.complexity import complexity
 from ..proxies.device import device_facts, find_device
 from ..proxies.image_decoding import decode
 from ..proxies.images import load_images
-from ..proxies.latency import PROTOCOLS, Protocol, peak_memory_mb, time_together
+from ..proxies.latency import PROTOCOLS, Protocol, peak_memory_mb, refuse_small_images, time_together
 from ..proxies.psnr import bicubic_baseline, evaluate
 from ..proxies.writing import whole
 from ..search.ntire import NTIRE_SCORES, with_scores
@@ -25,6 +24,7 @@ from ..spaces import NETWORKS, Design, InputError, build, inference_form, publis
 from ..spaces.systems.weights import load_published
 from .recipe_checks import least_side
 from .recipe_file import read_recipe
+from .systems_command import number_table
 
 
 def design_of(target: str) -> Design:
@@ -60,13 +60,9 @@ def measure(
     designs, place = {target: design_of(target) for target in targets}, str(find_device(device))
     if not counts_only:
         designs[f"{reference} (reference)"] = design_of(reference)
-        smallest = min(side for size in protocol.sizes for side in size)
-        for name, design in designs.items():
-            least = least_side(design)
-            if smallest < least:
-                raise InputError(f"{name}: needs images of {least}x{least} pixels, not down to {smallest}")
+        refuse_small_images({name: least_side(design) for name, design in designs.items()}, protocol)
     counts = {name: complexity(design) for name, design in designs.items()}
-    table = _table("network", "parameters", "MACs (G)", "FLOPs (G)", "activ. (M)", "convs")
+    table = number_table("network", "parameters", "MACs (G)", "FLOPs (G)", "activ. (M)", "convs", words=("network",))
     for name, c in counts.items():
         macs, flops, activations = f"{c.macs_g:.4f}", f"{c.flops_g:.4f}", f"{c.activations_m:.4f}"
         table.add_row(name, f"{c.parameters:,}", macs, flops, activations, str(c.convolutions))
@@ -80,9 +76,9 @@ def measure(
     memories = {name: peak_memory_mb(network, protocol, place) for name, network in networks.items()}
     scores = [year for year, score in NTIRE_SCORES.items() if score.baseline == reference]
     on_gpu = ["memory (MB)"] if None not in memories.values() else []
-    table = _table(
-        "network", "latency (ms)", f"x {reference}", "95 % interval", *on_gpu, *(f"NTIRE {year}" for year in scores)
-    )
+    of_years = [f"NTIRE {year}" for year in scores]
+    columns = ("latency (ms)", f"x {reference}", "95 % interval", *on_gpu, *of_years)
+    table = number_table("network", *columns, words=("network",))
     for name, t in timings.items():
         cells = [f"{t.latency_ms:.2f}", f"{t.ratio:.3f}", f"{t.ratio_low:.3f} to {t.ratio_high:.3f}"]
         cells += [f"{memories[name]:.1f}" for _ in on_gpu]
@@ -92,14 +88,6 @@ def measure(
     console.print(table)
     facts = device_facts(place)
     console.print(f"{protocol.label()}; {facts.get('gpu') or facts.get('cpu', '')}")
-
-
-def _table(*headings: str) -> Table:
-    """An empty table: what comes first are words, the rest numbers."""
-    table = Table(box=SIMPLE_HEAD)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
-    return table
 
 
 def network_to_use(model: Path | None, system: str | None, weights: Path | None) -> nn.Module:

@@ -10,7 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from ..proxies.latency import misfits
-from ..proxies.losses import refuse_untrainable
+from ..proxies.losses import OF_EXITS, refuse_untrainable
 from ..search.ntire import NTIRE_SCORES
 from ..search.objectives import OBJECTIVES
 from ..spaces import Architecture, Block, Design, Frame, InputError, Published, Space, build, published
@@ -159,8 +159,8 @@ def _timing(recipe: "Recipe") -> None:
 def _loss(recipe: "Recipe") -> None:
     """Some losses and settings are for networks of one kind, which no architecture of a space is."""
     space = recipe.make_space()
-    if space is None:
-        return  # the one network is looked at when it is read
+    if space is None or (recipe.train.loss not in OF_EXITS and not recipe.train.grow_at):
+        return  # the one network of a recipe without a space is looked at when it is read
     networks = {f"the published network {name}": published(name) for name in recipe.search.beside}
     networks["a network of the space"] = Design(space.sample(Random(0)))
     for words, design in networks.items():
@@ -193,7 +193,7 @@ def _small_images(recipe: "Recipe") -> None:
     timed = any(OBJECTIVES[name].stage == "timed" for _, name in _numbers_used(recipe))
     sides = [("train.patch", recipe.train.patch)]
     if timed:
-        sides.append(("latency.size", min(min(size) for size in recipe.make_protocol().sizes)))
+        sides.append(("latency.size", recipe.make_protocol().smallest))
     space = recipe.make_space()
     networks = [block for choices in space.blocks for block in _kinds(choices.type, choices.choices)] if space else []
     for key, side in sides:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from ..proxies.writing import write_json
-from ..search.candidate import Candidate
+from ..search.candidate import TRAINED_ALIKE, Candidate
 from ..search.engine import Engine
 from ..search.study import Record
 from .folder import RunFolder
@@ -37,7 +37,7 @@ class Watch:
             console=console,
             transient=True,
         )
-        self.overall = self.progress.add_task(self.stage, total=recipe.search.candidates)
+        self.overall = self.progress.add_task(self.stage, total=networks_of(recipe))
 
     def __enter__(self) -> "Watch":
         self.progress.start()
@@ -59,7 +59,7 @@ class Watch:
             self.console.print(line(candidate), no_wrap=True, overflow="ellipsis")
         self.shown.update(c.number for c in news)
         if self.stage == "searching":
-            trained = sum(c.state == "complete" and c.kind == "search" for c in self.record.candidates)
+            trained = sum(c.state == "complete" and c.kind in TRAINED_ALIKE for c in self.record.candidates)
             self.progress.update(self.overall, completed=trained)
         self._draw_bars()
         if force or news or time.monotonic() - self.renewed > RENEW_S:
@@ -77,7 +77,8 @@ class Watch:
 
     def status(self) -> dict[str, Any]:
         """The content of status.json: plain data, complete in itself."""
-        candidates = [c for c in self.record.candidates if c.kind == "search"]  # longer trainings were not asked for
+        # Longer trainings were not asked for.
+        candidates = [c for c in self.record.candidates if c.kind in TRAINED_ALIKE]
         states = ("complete", "pruned", "failed", "running")
         return {
             "stage": self.stage,
@@ -86,12 +87,17 @@ class Watch:
             "host": socket.gethostname(),
             "seconds": round(self.record.attribute("wall_s") or 0.0, 1),
             "candidates": {state: sum(c.state == state for c in candidates) for state in states},
-            "asked": self.recipe.search.candidates,
+            "asked": networks_of(self.recipe),
             "workers": self.engine.slots,
             "running": {name: dict(said) for name, said in self.engine.progress.items()},
             "objectives": list(self.recipe.objectives),
             "front": front_rows(judged(self.recipe, self.record), self.recipe.objectives),
         }
+
+
+def networks_of(recipe: Recipe) -> int:
+    """How many networks a recipe wants trained: those of the search, and the published ones beside it."""
+    return recipe.search.candidates + len(recipe.search.beside)
 
 
 def line(c: Candidate) -> Text:

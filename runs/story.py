@@ -25,6 +25,7 @@ from ..analysis.table import candidate_table, write_csv
 from ..proxies.device import find_device
 from ..proxies.training import Training
 from ..proxies.work import Data
+from ..search.candidate import TRAINED_ALIKE
 from ..search.engine import Interrupted
 from ..search.first import first_record
 from ..search.loop import Exhausted, Search
@@ -145,7 +146,7 @@ def drive(settings: Settings, record: Record, engine: LocalEngine, folder: RunFo
             record.set_attribute("contenders", {})  # the front is open again
         else:
             clock.stop()
-    watch.enter("searching", settings.budget.candidates)
+    watch.enter("searching", settings.budget.candidates + len(settings.beside))
     ended = None
     try:
         run.run()
@@ -201,7 +202,7 @@ def conclude(folder: RunFolder, recipe: Recipe, record: Record, console: Console
 def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
     """The front as a table, the winner marked."""
     rows = front_rows(result, recipe.objectives)
-    trained = sum(c.state == "complete" and c.kind == "search" for c in result.candidates)
+    trained = sum(c.state == "complete" and c.kind in TRAINED_ALIKE for c in result.candidates)
     table = Table(title=f"{len(rows)} on the front of {trained} networks", box=SIMPLE_HEAD)
     table.add_column("candidate", justify="right", no_wrap=True)
     for name in recipe.objectives:

@@ -110,7 +110,7 @@ def _print_fitting(wide: Table, narrow: Table, console: Console) -> None:
     console.print(wide if needed <= console.width else narrow)
 
 
-def _table(*headings: str, words: Sequence[str] = ()) -> Table:
+def number_table(*headings: str, words: Sequence[str] = ()) -> Table:
     """An empty table, its columns of numbers to the right; `words` are the headings of the others."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in headings:
@@ -126,7 +126,7 @@ def _headings() -> list[str]:
 def _wide(comparisons: Sequence[Comparison]) -> Table:
     """One line a network: each count, then Table 1's."""
     pairs = [heading for column in _headings() for heading in (column, "Table 1")]
-    table = _table("system", *pairs, "mark", "basis", words=("system", "mark", "basis"))
+    table = number_table("system", *pairs, "mark", "basis", words=("system", "mark", "basis"))
     for c in comparisons:
         cells = [text for column in COUNTS for text in (c.count_text(column), c.table_text(column))]
         table.add_row(c.name, *cells, c.mark_text(), c.system.basis)
@@ -135,7 +135,7 @@ def _wide(comparisons: Sequence[Comparison]) -> Table:
 
 def _compact(comparisons: Sequence[Comparison]) -> Table:
     """Two lines a network: our counts, and below them Table 1's."""
-    table = _table("system", *SHORT.values(), "mark", words=("system", "mark"))
+    table = number_table("system", *SHORT.values(), "mark", words=("system", "mark"))
     for c in comparisons:
         mark, _, deviation = c.mark_text().partition(", ")
         table.add_row(c.name, *(c.count_text(column) for column in COUNTS), mark)
@@ -152,7 +152,7 @@ def _timings(comparisons: Sequence[Comparison], session: Session) -> Table:
     """The timed networks, the quickest first."""
     with_memory = any(result.memory_mb is not None for result in session.measured.values())
     headings = ["latency (ms)", f"x {REFERENCE}", "95 % interval", *(["memory (MB)"] if with_memory else [])]
-    table = _table("system", *headings, "Table 1 (s)", "", words=("system", ""))
+    table = number_table("system", *headings, "Table 1 (s)", "", words=("system", ""))
     timed = [c for c in comparisons if c.name in session.measured]
     for c in sorted(timed, key=lambda c: session.ratio(c.name) or float("inf")):
         result, table_s = session.measured[c.name], c.table_text("runtime_s")
@@ -168,7 +168,7 @@ def _correlations(comparisons: Sequence[Comparison], session: Session | None, be
     """Table 2 made from Table 1, and beside it what was measured here; `between` stands before each interval."""
     columns = correlation_columns(comparisons, session)
     most = {name: max(each.rows for each in found.values()) for name, found in columns.items()}
-    table = _table(TITLE, *(f"{name}\n{rows} rows" for name, rows in most.items()), words=(TITLE,))
+    table = number_table(TITLE, *(f"{name}\n{rows} rows" for name, rows in most.items()), words=(TITLE,))
     for column in dict.fromkeys(column for found in columns.values() for column in found):
         cells = []
         for name, found in columns.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..spaces import NETWORKS, Design, Published
 
+TRAINED_ALIKE = ("search", "published")  # the kinds that a search measures and trains, all in one way
 STATES = ("running", "complete", "pruned", "failed")
 
 

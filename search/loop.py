@@ -18,7 +18,7 @@ from ..proxies.training import saved_step
 from ..proxies.work import TimeWork, TrainWork
 from ..proxies.writing import write_json
 from ..spaces import Design
-from .candidate import Candidate
+from .candidate import TRAINED_ALIKE, Candidate
 from .engine import Engine, Finished, Interrupted, Task
 from .objectives import broken, matrix
 from .samplers import SAMPLERS
@@ -30,7 +30,6 @@ HOPELESS = 500  # proposals in a row that break limits
 FAILURES = 25  # failures in a row
 REDRAWS = 50  # attempts at a network not yet known, before looking for one at random
 RANDOM_DRAWS = 20_000  # and of these, before the space counts as exhausted
-TRAINED_HERE = ("search", "published")  # the kinds of candidates that a search drives
 NETWORK = "network"  # the name of the candidate in its own timing
 
 
@@ -126,7 +125,7 @@ class Search:
     def resume(self) -> None:
         """Sends on what was running when the last driver died; what it died of twice is failed."""
         for candidate in self.record.candidates:
-            if candidate.kind not in TRAINED_HERE:
+            if candidate.kind not in TRAINED_ALIKE:
                 continue
             if candidate.state != "running":
                 self.clear(candidate)  # the last driver may have died just before

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ..proxies.work import TimeWork, TrainWork
-from .candidate import Candidate
+from .candidate import TRAINED_ALIKE, Candidate
 from .engine import Engine, Finished, Interrupted, Task, complete
 from .first import hypervolume_reference
 from .front import dominates, hypervolume, knee, non_dominated
@@ -28,7 +28,7 @@ def eligible(candidates: Sequence[Candidate], objectives: Sequence[str], limits:
         c
         for c in candidates
         if c.state == "complete"
-        and c.kind in ("search", "published")
+        and c.kind in TRAINED_ALIKE
         and all(name in c.numbers for name in objectives)
         and broken(limits, c.numbers) is None
     ]

@@ -1,4 +1,4 @@
-"""What tests of cut networks share: random plans, networks that look trained, the difference that counts."""
+"""What tests of whole and of cut networks share: networks that look trained, the difference that counts, plans."""
 
 import random
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """Published networks that are measured and trained beside those of a search, from the recipe to the report."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +53,10 @@ def test_published_networks_are_trained_like_those_found(paretosr: Command, reci
     for name in BESIDE:
         assert f'"{name}"' in report  # what its marker is called
         assert NETWORKS[name].title in report
+
+    # A status counts them, and asks for them.
+    said = json.loads((tmp_path / "with" / "status.json").read_text())
+    assert said["candidates"]["complete"] == said["asked"] == 3 + len(BESIDE)
 
     # One of them is a candidate like any other: it can be exported, and comes back in its inference form.
     number = known[2].number

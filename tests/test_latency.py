@@ -140,7 +140,7 @@ def test_samples_must_pair(own: list[float], reference: list[float]) -> None:
 
 
 class FakeClock:
-    """Stands for `_sample_ms`: forwards are names here, and times are drawn; `calls` remembers the order."""
+    """Stands for `sample_ms`: forwards are names here, and times are drawn; `calls` remembers the order."""
 
     def __init__(self, noise: dict[str, float]) -> None:
         self.noise, self.calls = noise, []
@@ -153,7 +153,7 @@ class FakeClock:
 
 def run_steady(monkeypatch: pytest.MonkeyPatch, noise: dict[str, float], rounds: int, max_rounds: int):
     clock = FakeClock(noise)
-    monkeypatch.setattr(methods_room, "_sample_ms", clock)
+    monkeypatch.setattr(methods_room, "sample_ms", clock)
     monkeypatch.setattr(methods_room, "_warm_up", lambda forward, protocol, device: 1)
     protocol = Protocol(rounds=rounds, max_rounds=max_rounds)
     names: Any = {name: [name] for name in noise}

@@ -380,3 +380,14 @@ def test_the_picture_is_well_formed_and_escaped(tmp_path: Path) -> None:
     said = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert {"0", "2", "6"} & set(said)
     assert "bicubic at 26.58 dB ↓" in said  # so far below the candidates that a line would crowd them
+
+
+def test_a_published_network_has_its_name_beside_it_on_every_pair_of_axes() -> None:
+    known = {"kind": "published", "details": {"system": "rfdn"}}
+    changed = (dataclasses.replace(c, **known) if c.number in (2, 3) else c for c in run().candidates)
+    summary = run(candidates=tuple(changed))  # 2 is chosen, and drawn as that
+    drawn, found = {trace.name: trace for trace in front_figure(summary).data}, front_choices(summary)
+    assert list(drawn["published"].text) == ["rfdn"]
+    assert found["labels"] == ["0", "1", "rfdn", "3", "4", "5", "6", "7"]
+    rows = found["pairs"]["latency_ratio|psnr_db"]["rows"]["labels"]
+    assert list(drawn["numbers"].text) == [found["labels"][row] for row in rows]

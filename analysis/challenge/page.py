@@ -48,7 +48,7 @@ def systems_html(comparisons: Sequence[Comparison], session: Session | None) -> 
         roles=ROLES,
         data=script_json(data),
         style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        script=scripts("sorting.js", "systems.js"),
+        script=scripts("page.js", "systems.js"),
         plotly=Markup(get_plotlyjs()) if figures else "",
     )
 

@@ -6,8 +6,8 @@ from statistics import median
 
 import torch
 
-from ...proxies.latency import Protocol, Timing, peak_memory_mb, time_together
-from ...spaces import InputError, build, inference_form, published
+from ...proxies.latency import Protocol, Timing, peak_memory_mb, refuse_small_images, time_together
+from ...spaces import build, inference_form, published
 from .correlation import Correlation, rank_correlation
 from .tables import PREDICTORS, Comparison, table_2
 
@@ -59,13 +59,7 @@ def measure_systems(names: Sequence[str], protocol: Protocol, device: str) -> It
     Only two networks are in memory at a time. One that does not fit into a GPU's memory is given without a timing.
     Raises InputError before anything is timed where a network cannot take images of the protocol's size.
     """
-    for name in names:
-        least = build(published(name), device="meta").minimum_size
-        smallest = min(side for size in protocol.sizes for side in size)
-        if smallest < least:
-            raise InputError(
-                f"'{name}' needs images of {least}x{least} pixels, and those to time have down to {smallest}"
-            )
+    refuse_small_images({name: build(published(name), device="meta").minimum_size for name in names}, protocol)
     return ((name, _measure(name, protocol, device)) for name in names)
 
 

@@ -1,22 +1,12 @@
-"use strict";
 (() => {
   const page = JSON.parse(document.getElementById("report-data").textContent);
   const choices = page.front;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const coloured = inColours(dark, page.dark);
   const config = { responsive: true, displaylogo: false };
   const tools = [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]];
   const frontConfig = { ...config, modeBarButtons: tools, toImageButtonOptions: { filename: `${page.name}-front`, scale: 2 } };
   const byId = (id) => document.getElementById(id);
-
-  // Figures come in their light colours; on dark paper each is swapped for its partner.
-  function coloured(value) {
-    if (typeof value === "string") return (dark.matches && page.dark[value]) || value;
-    if (Array.isArray(value)) return value.map(coloured);
-    if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, coloured(inner)]));
-    }
-    return value;
-  }
 
   // Rows are candidates (and, last, the reference network); see pareto.py, which draws the first pair in the same way.
   function rowsOf(name, pair) {
@@ -35,7 +25,7 @@
     }
     if (name === "staircase") Object.assign(result, { line: { ...trace.line, shape: pair.shape }, showlegend: rows.length > 1 });
     if (name === "labels") Object.assign(result, {
-      text: rows.map((row) => String(choices.numbers[row])),
+      text: rows.map((row) => choices.labels[row]),
       textposition: pair.textposition,
       marker: { ...trace.marker, size: rows.map((row) => choices.diameters_px[row]) },
     });

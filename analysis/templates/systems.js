@@ -1,17 +1,7 @@
-"use strict";
 (() => {
   const page = JSON.parse(document.getElementById("page-data").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-
-  // Figures come in their light colours; on dark paper each is swapped for its partner.
-  function coloured(value) {
-    if (typeof value === "string") return (dark.matches && page.dark[value]) || value;
-    if (Array.isArray(value)) return value.map(coloured);
-    if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, coloured(inner)]));
-    }
-    return value;
-  }
+  const coloured = inColours(dark, page.dark);
 
   function draw() {
     for (const [name, figure] of Object.entries(page.figures)) {

@@ -1,3 +1,18 @@
+"use strict";
+// What the pages share.
+
+// Figures come in their light colours; on dark paper each is swapped for its partner.
+function inColours(dark, partners) {
+  return function coloured(value) {
+    if (typeof value === "string") return (dark.matches && partners[value]) || value;
+    if (Array.isArray(value)) return value.map(coloured);
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, coloured(inner)]));
+    }
+    return value;
+  };
+}
+
 // Sorts a table by a click on one of its headings. Numbers sort as numbers, text as text; what is missing stays last
 // whichever way. The first click puts the better end on top, the second turns it round.
 function makeSortable(table) {
