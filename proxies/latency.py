@@ -170,7 +170,7 @@ def time_together(
 
 
 def refuse_small_images(least: Mapping[str, int], protocol: Protocol) -> None:
-    """Raises InputError for the first network, by name, that needs more pixels a side than the protocol's images have."""
+    """Raises InputError for the first network, by name, that needs larger images than the protocol's."""
     for name, side in least.items():
         if protocol.smallest < side:
             wanted = f"needs images of {side}x{side} pixels"

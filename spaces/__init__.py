@@ -2,7 +2,7 @@
 
 from .architecture import Architecture, Block, Frame
 from .blocks import BLOCKS
-from .design import Design, Published, build, published, published_architecture, read_design
+from .design import Design, Published, build, deployed, published, published_architecture, read_design
 from .errors import InputError, unknown
 from .forms import inference_form
 from .network import Network
@@ -27,6 +27,7 @@ __all__ = [
     "Space",
     "System",
     "build",
+    "deployed",
     "inference_form",
     "load_published",
     "published",

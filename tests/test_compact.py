@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from plans import ANY, assert_exact, formed, half, lived_in, noise, random_plan
+from plans import ANY, assert_exact, difference, formed, half, lived_in, noise, random_plan
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paretosr.analysis.export import export_onnx
 from paretosr.proxies.complexity import complexity
-from paretosr.spaces import Design, InputError, build, inference_form, published
+from paretosr.spaces import Design, InputError, build, deployed, inference_form, published
 from paretosr.spaces.flow import FORMS, Compact, compact, trace, without_batch_norm
 from paretosr.spaces.plan import Plan
 
@@ -97,14 +97,31 @@ def test_a_design_and_its_weights_make_the_network_again(name: str, tmp_path: Pa
     assert complexity(read) == complexity(small)  # built without weights, the shapes are the same
 
 
-def test_a_built_design_is_what_the_plan_leaves() -> None:
+def test_a_built_design_is_what_the_plan_leaves_with_weights_of_its_own() -> None:
     architecture = published("fimdn").architecture
     network = inference_form(build(published("fimdn"), seed=5))
     plan = half(network, architecture.hash)
-    x = noise(1, 3, 10, 11).float()
+    design, cut = Design(architecture, plan), compact(network, plan)
+    small, again = build(design, seed=5), build(design, seed=5)
+    assert small.training
+    given, wanted = small.state_dict(), cut.state_dict()
+    assert {name: value.shape for name, value in given.items()} == {n: v.shape for n, v in wanted.items()}
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in given.items())
+    for name, module in small.named_modules():
+        if isinstance(module, nn.Conv2d):  # drawn for its own fan-in, not sliced from the uncut network
+            fan_in = module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+            assert float(module.weight.detach().abs().max()) <= fan_in**-0.5, name
+            assert module.weight.numel() < 100 or float(module.weight.detach().abs().max()) > 0.25 * fan_in**-0.5, name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_cut_network_is_deployed_with_the_weights_it_was_trained_to(form: str) -> None:
+    architecture = published("fimdn").architecture
+    plan = random_plan(inference_form(build(published("fimdn"))), 1, architecture.hash)
+    design = Design(architecture, plan)
+    trained, x = lived_in(build(design, seed=3)), noise(1, 3, 20, 21)
     with torch.no_grad():
-        small = build(Design(architecture, plan), seed=5).eval()
-        assert torch.equal(small(x), compact(network, plan)(x))
+        assert difference(deployed(design, trained, form)(x), trained(x)) < 1e-12
 
 
 def test_gradients_reach_what_is_alive() -> None:

@@ -386,7 +386,8 @@ def test_a_published_network_has_its_name_beside_it_on_every_pair_of_axes() -> N
     known = {"kind": "published", "details": {"system": "rfdn"}}
     changed = (dataclasses.replace(c, **known) if c.number in (2, 3) else c for c in run().candidates)
     summary = run(candidates=tuple(changed))  # 2 is chosen, and drawn as that
-    drawn, found = {trace.name: trace for trace in front_figure(summary).data}, front_choices(summary)
+    traces: Any = front_figure(summary).data
+    drawn, found = {trace.name: trace for trace in traces}, front_choices(summary)
     assert list(drawn["published"].text) == ["rfdn"]
     assert found["labels"] == ["0", "1", "rfdn", "3", "4", "5", "6", "7"]
     rows = found["pairs"]["latency_ratio|psnr_db"]["rows"]["labels"]
