@@ -66,7 +66,25 @@ def refuse_untrainable(network: nn.Module, name: str, loss: str, grows: bool = F
         raise InputError(f"train.grow_at: is for networks that grow while they train, and {name} does not")
 
 
-def batch_loss(loss: str, network: nn.Module, lr: Tensor, hr: Tensor) -> Tensor:
-    """The loss of a batch: of the network's output, or for `OF_EXITS` the mean over what `network.exits` gives."""
+Extra = Callable[[Tensor, Tensor], Tensor]  # of low-resolution images and what a network made of them, to a scalar
+
+
+def batch_loss(loss: str, network: nn.Module, lr: Tensor, hr: Tensor, extra: Extra | None = None) -> Tensor:
+    """The loss of a batch: of the network's output, or for `OF_EXITS` the mean over what `network.exits` gives.
+
+    `extra` adds a term of (lr, output): what a teacher gives, a price on something.
+    """
     images = network.exits(lr) if loss in OF_EXITS else [network(lr)]  # type: ignore[operator]
-    return torch.stack([LOSSES[loss](sr.float(), hr) for sr in images]).mean()
+    value = torch.stack([LOSSES[loss](sr.float(), hr) for sr in images]).mean()
+    return value if extra is None else value + extra(lr, images[-1].float())
+
+
+def distillation(teacher: nn.Module, share: float) -> Extra:
+    """`share` x L1 to what the teacher makes of the same images. Source: Hinton et al. 2015, here for regression."""
+
+    def term(lr: Tensor, sr: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = teacher(lr)
+        return share * F.l1_loss(sr, wanted.float())
+
+    return term

@@ -5,6 +5,7 @@ instruction set): the patches of a step depend on the seed and the step alone, t
 """
 
 import copy
+import hashlib
 import io
 import math
 import pickle
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from ..spaces import Design, InputError, build, unknown
-from .losses import LOSSES, batch_loss, refuse_untrainable
+from .losses import LOSSES, Extra, batch_loss, refuse_untrainable
 from .patches import Patches
+from .weights import with_weights
 from .writing import write_bytes
 
 CURVE_POINTS = 60  # a curve has about this many points, however long the training
@@ -101,17 +103,26 @@ class State:
     facts: dict[str, Any] = field(default_factory=dict)  # what must not change when the training goes on
 
 
-def begin(design: Design, training: Training, *, seed: int, device: str = "cpu") -> State:
-    """A training at step 0; the weights depend on `seed` alone. InputError for a loss that is not for this network."""
-    network = build(design, seed=seed, device=device).train()
+def begin(design: Design, training: Training, *, seed: int, device: str = "cpu", weights: Path | None = None) -> State:
+    """A training at step 0; the weights depend on `seed` alone, or come from a safetensors file.
+
+    InputError for a loss that is not for this network, and for a file of other weights.
+    """
+    network: nn.Module = build(design, seed=seed, device=device)
+    if weights is not None:
+        network = with_weights(design, weights).to(device)
+    network.train()
     refuse_untrainable(network, design.summary(), training.loss, bool(training.grow_at))
     if device.startswith("cuda"):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     facts = {"design": design.hash, "seed": seed, "training": repr(training)}
-    return State(network, _optimiser(network, training), _running_mean(network, training), facts=facts)
+    if weights is not None:
+        facts["weights"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return State(network, optimiser_of(network, training), _running_mean(network, training), facts=facts)
 
 
-def _optimiser(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+def optimiser_of(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """Adam over the weights of a network that train."""
     weights = [p for p in network.parameters() if p.requires_grad]
     return torch.optim.Adam(weights, lr=training.learning_rate, betas=(0.9, 0.99), fused=True)
 
@@ -129,7 +140,7 @@ def grown(state: State, training: Training, stage: int) -> State:
     """
     state.network.dilate(1, seed=Random(f"{state.facts['seed']}:stage {stage}").getrandbits(31))  # type: ignore[operator]
     ema = _running_mean(state.network, training)
-    return replace(state, optimiser=_optimiser(state.network, training), ema=ema)
+    return replace(state, optimiser=optimiser_of(state.network, training), ema=ema)
 
 
 def train(
@@ -138,8 +149,11 @@ def train(
     patches: Patches,
     steps: int,
     after_step: Callable[[State], bool] = lambda state: False,
+    extra: Extra | None = None,
 ) -> State:
     """The state after `steps` more steps, or earlier where `after_step(state)` asks for a stop by giving True.
+
+    `extra` adds a term to the loss (`losses.batch_loss`).
 
     The network and the optimiser of `state` are moved on in place. Raises TrainingFailed on a non-finite loss.
     """
@@ -157,7 +171,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = training.rate(step)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=on_cuda):
-            loss = batch_loss(training.loss, network, lr, hr)
+            loss = batch_loss(training.loss, network, lr, hr, extra)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -222,7 +236,7 @@ def load(state: State, training: Training, path: Path) -> State:
         step = int(saved["step"])
         # Into a copy, for half of it may be taken over before the rest does not fit.
         network = copy.deepcopy(state.network)
-        loaded = replace(state, network=network, optimiser=_optimiser(network, training))
+        loaded = replace(state, network=network, optimiser=optimiser_of(network, training))
         for stage, begins in enumerate(training.stages):
             if begins < step:  # at that very step it has not grown yet
                 loaded = grown(loaded, training, stage)

@@ -1,28 +1,29 @@
-"""The pieces of work that cost time, as plain data a worker can be sent, and the one function that performs them.
+"""The pieces of work that cost time, as plain data that a worker can be sent.
 
-`perform` gives a design its numbers, whatever kind of network it is; where it runs is the engine's affair.
+Each performs itself: `perform(report, stop)` gives numbers as plain data, whatever kind of network they are of; None
+where `stop()` asked for an early end, saved. Where it runs is the engine's affair.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save as to_bytes
 
-from ..spaces import Design, build, inference_form
+from ..spaces import Design, build, deployed, inference_form
 from .bicubic import Border
 from .image_sources import Role
 from .images import ImageSet, load_images
-from .latency import Protocol, peak_memory_mb, time_together
+from .latency import Protocol as TimingProtocol
+from .latency import peak_memory_mb, time_together
+from .losses import Extra, distillation
 from .patches import Patches
 from .psnr import bicubic_baseline, evaluate
 from .training import State, Training, begin, finished_network, load, save, train
-from .writing import write_bytes
+from .weights import save_weights, with_weights
 
 REFERENCE = "reference"  # the name of the reference network in a timing
 SAVE_EVERY_S = 0.25  # at least this long between two saves, and
@@ -30,6 +31,15 @@ SAVE_SHARE = 0.04  # saving takes at most about this share of the time
 
 Report = Callable[[dict[str, Any]], None]
 Stop = Callable[[], bool]
+
+
+class Work(Protocol):
+    """What an engine can be given. One that is `exclusive` has its device for itself."""
+
+    @property
+    def exclusive(self) -> bool: ...
+
+    def perform(self, report: Report, stop: Stop) -> dict[str, Any] | None: ...
 
 
 @dataclass(frozen=True)
@@ -76,15 +86,21 @@ class TimeWork:
 
     designs: dict[str, Design]
     reference: Design
-    protocol: Protocol
+    protocol: TimingProtocol
     device: str
     folder: str = ""
     exclusive: bool = True
 
+    def perform(self, report: Report, stop: Stop) -> dict[str, Any] | None:
+        return measure_times(self)
+
 
 @dataclass(frozen=True)
 class TrainWork:
-    """Trains a design and measures its PSNR; `folder` keeps the state as it goes, and the weights at the end."""
+    """Trains a design and measures its PSNR; `folder` keeps the state as it goes, and the weights at the end.
+
+    weights: a file to begin from, else they are drawn. teacher: a design, its weights, and the weight of its term.
+    """
 
     design: Design
     training: Training
@@ -93,6 +109,11 @@ class TrainWork:
     device: str
     folder: str
     exclusive: bool = False
+    weights: str = ""
+    teacher: tuple[Design, str, float] | None = None
+
+    def perform(self, report: Report, stop: Stop) -> dict[str, Any] | None:
+        return measure_training(self, report, stop)
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,9 @@ class SpeedWork:
     device: str
     exclusive: bool = False
 
+    def perform(self, report: Report, stop: Stop) -> dict[str, Any] | None:
+        return measure_speed(self)
+
 
 @dataclass(frozen=True)
 class BaselineWork:
@@ -113,25 +137,14 @@ class BaselineWork:
     data: Data
     exclusive: bool = False
 
-
-Work = TimeWork | TrainWork | SpeedWork | BaselineWork
-
-
-def perform(work: Work, report: Report, stop: Stop) -> dict[str, Any] | None:
-    """Does the work and gives its numbers as plain data; None where `stop()` asked for an early end, saved."""
-    if isinstance(work, TimeWork):
-        return measure_times(work)
-    if isinstance(work, SpeedWork):
-        return measure_speed(work)
-    if isinstance(work, BaselineWork):
-        return {"psnr_db": bicubic_baseline(work.data.evaluation()).psnr_db}
-    return measure_training(work, report, stop)
+    def perform(self, report: Report, stop: Stop) -> dict[str, Any] | None:
+        return {"psnr_db": bicubic_baseline(self.data.evaluation()).psnr_db}
 
 
 def measure_times(work: TimeWork) -> dict[str, Any]:
     """For each name, and the reference: median, interval of the ratio, raw samples, memory where there is any."""
     designs = {**work.designs, REFERENCE: work.reference}
-    networks = {name: inference_form(build(design, device=work.device)) for name, design in designs.items()}
+    networks = {name: deployed(design, build(design, device=work.device)) for name, design in designs.items()}
     if work.folder:
         mark_running(Path(work.folder), "timing")
     timings = time_together(networks, REFERENCE, work.protocol, work.device)
@@ -172,11 +185,14 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     file = folder / "state.pt"
     # The images are read first: a death meanwhile says nothing about this network.
     patches, validation = patches_of(work.data, work.training, work.seed, work.device), work.data.evaluation()
-    state = load(begin(work.design, work.training, seed=work.seed, device=work.device), work.training, file)
+    start = Path(work.weights) if work.weights else None
+    fresh = begin(work.design, work.training, seed=work.seed, device=work.device, weights=start)
+    state = load(fresh, work.training, file)
     save(state, file)
     began = f", step {state.step}"  # with the saved step it tells whether this life got any further
     mark_running(folder, f"training{began}")
-    state = train(state, work.training, patches, work.training.steps, Saver(file, work.training.steps, report, stop))
+    saver = Saver(file, work.training.steps, report, stop)
+    state = train(state, work.training, patches, work.training.steps, saver, _teaching(work))
     save(state, file)
     if state.step < work.training.steps:
         return None
@@ -191,8 +207,7 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     )
     # One that has grown is kept merged: what `build` makes has fewer kernels.
     kept = formed if work.training.grow_at else network
-    weights = {name: value.detach().cpu().contiguous() for name, value in kept.state_dict().items()}
-    write_bytes(folder / "model.safetensors", to_bytes(weights, {"design": json.dumps(work.design.to_json())}))
+    save_weights(kept, work.design, folder / "model.safetensors")
     return {
         "psnr_db": result.psnr_db,
         "psnr_per_image_db": dict(result.per_image_db),
@@ -205,6 +220,14 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
         "torch": torch.__version__,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def _teaching(work: TrainWork) -> Extra | None:
+    """The term of the teacher, if there is one."""
+    if work.teacher is None:
+        return None
+    design, weights, share = work.teacher
+    return distillation(deployed(design, with_weights(design, Path(weights))).to(work.device), share)
 
 
 def plain(training: Training) -> dict[str, Any]:

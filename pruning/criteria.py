@@ -31,7 +31,7 @@ def taylor_gate(network: nn.Module, gates: Gates, batches: Batches, loss: Loss, 
     """
     parameters = list(gates.parameters())
     sums = [torch.zeros_like(parameter) for parameter in parameters]
-    for gradients in _gradients(network, parameters, batches, loss):
+    for gradients in gradients_of(network, parameters, batches, loss):
         for total, parameter, gradient in zip(sums, parameters, gradients, strict=True):
             total += (parameter.detach() * gradient).abs()
     found = iter(sums)
@@ -46,7 +46,7 @@ def taylor_weight(network: nn.Module, gates: Gates, batches: Batches, loss: Loss
     originals = {name: gates.originals(name) for name in gates}
     parameters = [parameter for pair in originals.values() for parameter in pair if parameter is not None]
     sums = {parameter: torch.zeros_like(parameter) for parameter in parameters}
-    for gradients in _gradients(network, parameters, batches, loss):
+    for gradients in gradients_of(network, parameters, batches, loss):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             # The same number as of the gated weight and its gradient: a gate's factor is in one or the other.
             sums[parameter] += (parameter.detach() * gradient).square()
@@ -94,7 +94,7 @@ def random(network: nn.Module, gates: Gates, batches: Batches, loss: Loss, gener
     )
 
 
-def _gradients(
+def gradients_of(
     network: nn.Module, parameters: list[nn.Parameter], batches: Batches, loss: Loss
 ) -> Iterator[list[Tensor]]:
     """The gradients of the loss for each batch; those that the parameters hold already are not touched."""

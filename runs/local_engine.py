@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from ..proxies.training import TrainingFailed
-from ..proxies.work import perform
 from ..proxies.writing import is_full_disk
 from ..search.engine import Finished, Task
 from ..spaces import InputError
@@ -54,7 +53,7 @@ def _outcome(task: Task, connection: Connection, stop: Any) -> tuple[str, Any]:
     Whatever a network does wrong is its own failure; a full disk is everybody's, and no candidate is blamed for it.
     """
     try:
-        return "done", perform(task.work, lambda said: connection.send(("progress", said)), lambda: stop.value)
+        return "done", task.work.perform(lambda said: connection.send(("progress", said)), lambda: stop.value)
     except Exception as error:  # noqa: BLE001  a candidate's failure must not end the run, whatever it is
         if is_full_disk(error):
             return "disk full", getattr(error, "filename", None)

@@ -18,7 +18,7 @@ from paretosr.proxies import work as work_room
 from paretosr.proxies.complexity import complexity
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.training import Training
-from paretosr.proxies.work import Data, perform
+from paretosr.proxies.work import Data
 from paretosr.search import loop as loop_room
 from paretosr.search.engine import Finished, Interrupted, Task
 from paretosr.search.first import first_record
@@ -62,7 +62,7 @@ class Here:
             return Finished(task)
         try:
             self.event(f"begin {task.name}")
-            numbers = perform(task.work, lambda said: None, self.stop)
+            numbers = task.work.perform(lambda said: None, self.stop)
             self.event("end")
         except Exception as error:  # noqa: BLE001  as the real engines do
             return Finished(task, failure=str(error).splitlines()[0])

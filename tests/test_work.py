@@ -19,7 +19,7 @@ from paretosr.proxies import work as work_room
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.psnr import evaluate
 from paretosr.proxies.training import Training, TrainingFailed, saved_step
-from paretosr.proxies.work import REFERENCE, Data, SpeedWork, TimeWork, TrainWork, mark_running, patches_of, perform
+from paretosr.proxies.work import REFERENCE, Data, SpeedWork, TimeWork, TrainWork, mark_running, patches_of
 from paretosr.spaces import Architecture, Block, Design, InputError, build
 
 QUICK = Protocol(size=(8, 8), warmup_s=0.005, rounds=5, max_rounds=5)
@@ -56,7 +56,7 @@ def work(data: Data, tmp_path: Path) -> TrainWork:
 
 def run(work, report=lambda said: None, stop=lambda: False) -> Any:
     """What `perform` gives, after a check that a worker could send it."""
-    result = perform(work, report, stop)
+    result = work.perform(report, stop)
     assert json.loads(json.dumps(result)) == result
     return result
 
@@ -133,7 +133,7 @@ def test_a_death_between_two_saves_costs_only_what_came_after_the_last(work, tmp
     monkeypatch.setattr(work_room, "SAVE_EVERY_S", 1000.0)  # after the first step, never again
     calls = []
     with pytest.raises(Killed):
-        perform(work, lambda said: None, lambda: calls.append(1) or (killed() if len(calls) == 3 else False))
+        work.perform(lambda said: None, lambda: calls.append(1) or (killed() if len(calls) == 3 else False))
     folder = Path(work.folder)
     assert saved_step(folder / "state.pt") == 1
     assert (folder / "running").read_text() == "training, step 0"
@@ -182,19 +182,19 @@ def test_saving_takes_a_small_share_of_the_time(work, monkeypatch):
 def test_a_training_that_fails_says_at_which_step(work):
     wild = replace(work, training=replace(SHORT, learning_rate=1e30, schedule="constant"))
     with pytest.raises(TrainingFailed, match=r"non-finite loss .* at step"):
-        perform(wild, lambda said: None, lambda: False)
+        wild.perform(lambda said: None, lambda: False)
     assert not (Path(work.folder) / "model.safetensors").exists()
 
 
 def test_a_loss_that_the_network_cannot_train_with_is_said_before_anything_is_left(work):
     with pytest.raises(InputError, match=r"'multi_exit' needs a network with early exits, and .* has none$"):
-        perform(replace(work, training=replace(SHORT, loss="multi_exit")), lambda said: None, lambda: False)
+        replace(work, training=replace(SHORT, loss="multi_exit")).perform(lambda said: None, lambda: False)
     assert not Path(work.folder).exists()
 
 
 def test_bad_images_are_said_before_the_training_is_marked_as_running(work, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
-        perform(replace(work, data=Data(str(tmp_path / "nowhere"))), lambda said: None, lambda: False)
+        replace(work, data=Data(str(tmp_path / "nowhere"))).perform(lambda said: None, lambda: False)
     assert not (Path(work.folder) / "running").exists()
 
 

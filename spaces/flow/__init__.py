@@ -2,7 +2,7 @@
 
 from .branches import Branch, passes_image
 from .compact import Compact, compact
-from .live import Live, live
+from .live import Live, live, settled
 from .primitives import FORMS
 from .slots import Member, Slot, Slots, closed, slots
 from .trace import Flow, trace, without_batch_norm
@@ -21,6 +21,7 @@ __all__ = [
     "compact",
     "live",
     "passes_image",
+    "settled",
     "slots",
     "trace",
     "without_batch_norm",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..plan import Plan, check
-from .channels import every, lowest, these
+from .channels import every, listed, lowest, these
 from .rule import Rule
 from .trace import Flow
 
@@ -56,6 +56,20 @@ def live(flow: Flow, plan: Plan) -> Live:
         if fewer == sides:
             return Live(nonzero, held, sides, module_held)
         sides = fewer
+
+
+def settled(flow: Flow, plan: Plan) -> Plan:
+    """The plan with all closed that closing the rest makes useless: the same function, and the widths as they come out.
+
+    Convolutions that keep everything are not named; `order` is kept for what is left of it.
+    """
+    kept = {}
+    for name, (outs, ins) in live(flow, plan).sides.items():
+        outputs, inputs = flow.widths[name]
+        if (outs, ins) != (every(outputs), every(inputs)) or name in plan.order:
+            kept[name] = tuple(listed(outs)), tuple(listed(ins))
+    order = {name: tuple(c for c in laid if c in set(kept[name][0])) for name, laid in plan.order.items()}
+    return Plan(plan.architecture, kept, order)
 
 
 def started(flow: Flow, plan: Plan) -> dict[str, tuple[int, int]]:
