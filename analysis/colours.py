@@ -22,3 +22,7 @@ DARK_OF_LIGHT = dict(ROLES.values())
 
 # For curves that must be told apart; mid-tones that read on either paper and need no partner.
 CURVES = ("#3b82c4", "#3f9e68", "#c2518a", "#8b6fd0", "#ab9122", "#2f9c9c", "#a86c4c", "#d05a52", "#6f86a8", "#7f9a3a")
+# By which pruning chooses what to cut.
+STRATEGIES: dict[str, str] = dict(
+    zip(("inner", "group", "block", "interval", "free", "uniform"), CURVES, strict=False),
+)

@@ -1,6 +1,7 @@
 """Taking a network away: a folder with everything another program needs, and nothing of ours that runs code.
 
 architecture.json   the design; with it and the weights, `load_exported(folder)` builds the network again
+plan.json           of a pruned network: the channels that each convolution keeps, as they stand in the design too
 model.safetensors   the weights, with the design and the numbers as metadata
 model.onnx          the same network for onnxruntime, any height and width; checked against torch before it is kept
 train.yaml          a recipe that trains exactly this network
@@ -12,7 +13,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import nn
+from torch import Tensor, nn
 
+from ..proxies.complexity import complexity
 from ..proxies.writing import write_bytes, write_json, write_text
 from ..search.candidate import Candidate
-from ..spaces import Design, InputError, build, inference_form, read_design
+from ..spaces import Design, InputError, build, deployed, inference_form, read_design
+from ..spaces.plan import widths
 from .wording import interval_text, label, number_text
 
 PARITY = 1e-5  # the largest difference between torch and onnxruntime, relative to the largest output, that is accepted
@@ -33,6 +36,7 @@ PARITY = 1e-5  # the largest difference between torch and onnxruntime, relative 
 BESIDE_JUMPS = 0.05
 CHECK_SIZES = ((33, 47), (24, 24))
 OPSET = 18
+PRUNING_FACTS = ("strategy", "criterion", "schedule", "control", "verified")  # of how it was cut, for the card
 
 
 class ExportFailed(RuntimeError):
@@ -53,6 +57,8 @@ def export(
     temporary.mkdir(parents=True)
     try:
         write_json(temporary / "architecture.json", candidate.design.to_json())
+        if candidate.design.plan is not None:
+            write_json(temporary / "plan.json", candidate.design.plan.to_json())
         metadata = {
             "design": json.dumps(candidate.design.to_json()),
             "numbers": json.dumps(dict(candidate.numbers)),
@@ -61,7 +67,7 @@ def export(
         }
         weights_now = {name: value.contiguous() for name, value in network.state_dict().items()}
         write_bytes(temporary / "model.safetensors", to_bytes(weights_now, metadata))
-        difference = export_onnx(network, temporary / "model.onnx")
+        difference = _write_onnx(candidate.design, network, temporary / "model.onnx")
         write_text(temporary / "train.yaml", train_yaml)
         write_text(temporary / "card.md", card(candidate, facts, difference, note))
         replace_folder(temporary, folder)
@@ -116,18 +122,31 @@ def with_weights(design: Design, weights: Path) -> nn.Module:
 
 
 def load_exported(folder: str | Path) -> nn.Module:
-    """The network of an exported folder, with its weights, in eval mode; see `Network` for what it takes and gives."""
+    """The network of an exported folder, with its weights, in eval mode and as it is run: a pruned one changes sums in
+    place. See `Network` for what it takes and gives. InputError where the folder does not hold one.
+    """
     path = Path(folder)
     if not (path / "architecture.json").is_file():
         raise InputError(f"{path}: is not an exported network (it has no architecture.json)")
     design = read_design(path / "architecture.json")
-    return inference_form(with_weights(design, path / "model.safetensors"))
+    return deployed(design, with_weights(design, path / "model.safetensors"))
+
+
+def _write_onnx(design: Design, network: nn.Module, path: Path) -> float:
+    """As `export_onnx`; a cut network is written in the form that is meant for it, and compared with the one run."""
+    if design.plan is None:
+        return export_onnx(network, path)
+    written = deployed(design, network, "export")
+    between = form_difference(deployed(design, network), written)
+    refuse_difference(between, "form of the cut network that ONNX is written from")
+    return export_onnx(written, path) + between
 
 
 def export_onnx(network: nn.Module, path: Path) -> float:
     """Writes the network as ONNX with free height and width; gives the largest difference to torch, relative.
 
-    Raises ExportFailed where that is above PARITY: such a file is never kept.
+    Raises ExportFailed where that is above PARITY: such a file is never kept. A cut network comes in its form for
+    export.
     """
     model = inference_form(network)
     model._forward_pre_hooks.clear()  # the size check; in the graph it would be a guard on free dimensions
@@ -150,12 +169,18 @@ def export_onnx(network: nn.Module, path: Path) -> float:
             verbose=False,
         )
     difference = onnx_difference(network, path)
-    if difference > PARITY:
+    try:
+        refuse_difference(difference, "ONNX model")
+    except ExportFailed:
         path.unlink()
-        raise ExportFailed(
-            f"the ONNX model differs from the network by {difference:.2g} (at most {PARITY:g} is accepted)"
-        )
+        raise
     return difference
+
+
+def refuse_difference(difference: float, what: str) -> None:
+    """Raises ExportFailed where a relative difference to the network is above PARITY, or no number."""
+    if not difference <= PARITY:
+        raise ExportFailed(f"the {what} differs from the network by {difference:.2g} (at most {PARITY:g} is accepted)")
 
 
 def onnx_difference(network: nn.Module, path: Path) -> float:
@@ -165,14 +190,21 @@ def onnx_difference(network: nn.Module, path: Path) -> float:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    worst = 0.0
+    return _worst(network, lambda x: np.asarray(session.run(None, {"lr": x.numpy()})[0]))
+
+
+def form_difference(network: nn.Module, other: nn.Module) -> float:
+    """The largest difference of two forms of a network, relative to the first one's outputs, on the same images."""
+    return _worst(network, lambda x: other(x).numpy())
+
+
+def _worst(network: nn.Module, outputs: Callable[[Tensor], np.ndarray]) -> float:
+    differences = []
     for index, (height, width) in enumerate(CHECK_SIZES):
         x = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(index))
         with torch.no_grad():
-            wanted = network(x).numpy()
-        (given,) = session.run(None, {"lr": x.numpy()})
-        worst = max(worst, largest_difference(network, np.asarray(given), wanted))
-    return worst
+            differences.append(largest_difference(network, outputs(x), network(x).numpy()))
+    return max(differences)
 
 
 def largest_difference(network: nn.Module, given: np.ndarray, wanted: np.ndarray) -> float:
@@ -195,6 +227,7 @@ def card(candidate: Candidate, facts: Mapping[str, str], difference: float, note
         f"# Candidate {candidate.number}: a x4 super-resolution network",
         candidate.summary,
         *([note] if note else []),
+        *([cut_text(candidate)] if candidate.design.plan else []),
         "| | | 95 % interval |\n|---|---|---|\n" + "\n".join(rows),
         "\n".join(made),
         "```python\nfrom paretosr.analysis.export import load_exported\n\n"
@@ -205,6 +238,33 @@ def card(candidate: Candidate, facts: Mapping[str, str], difference: float, note
         "`train.yaml` trains this network again: `paretosr train train.yaml --out FOLDER`.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def cut_text(candidate: Candidate) -> str:
+    """What was cut from what, as Markdown: of a candidate whose design has a plan."""
+    design, pruning = candidate.design, candidate.details.get("pruning", {})
+    uncut, cut = inference_form(build(design.architecture, device="meta")), build(design, device="meta")
+    there, left = widths(uncut), widths(cut)
+    channels = [(left.get(name, (0, 0))[0], outputs) for name, (outputs, _) in there.items()]
+    kept, of = (sum(side) for side in zip(*channels, strict=True))
+    gone = sum(name not in left for name in there)
+    whole = f", {gone} of {len(there)} convolutions cut away whole" if gone else ""
+    rows = [f"| output channels of its convolutions | {of:,} | {kept:,} | {kept / of:.0%} |"]
+    before, after = complexity(design.architecture), complexity(design)
+    for name, value in before.numbers().items():
+        now = after.numbers()[name]
+        rows.append(f"| {label(name)} | {number_text(name, value)} | {number_text(name, now)} | {now / value:.0%} |")
+    how = [f"- {name.replace('_', ' ')}: {pruning[name]}" for name in PRUNING_FACTS if pruning.get(name)]
+    parent = f", candidate {candidate.parent} of the run" if candidate.parent is not None else ""
+    return "\n\n".join(
+        [
+            f"**Pruned.** It was cut out of another network{parent}: {design.architecture.summary()}. {kept:,} of its "
+            f"{of:,} channels were kept ({kept / of:.0%}){whole}; `plan.json` names them. What is left is a plain "
+            "small network, without masks.",
+            "| | uncut | this one | kept |\n|---|---|---|---|\n" + "\n".join(rows),
+            *(["\n".join(how)] if how else []),
+        ]
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from .summary import RunSummary
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 NAMED_CURVES = 10  # beyond this many, curves share one grey line in the legend
 CURVE_POINTS = 200  # of one curve, and
+MADE_BY = {"trained": " (longer)", "pruned": " (pruned)"}  # in the legend, by the kind of candidate
 ALL_POINTS = 20_000  # of all the others together: more cannot be seen and make the file heavy
 
 
@@ -101,7 +102,7 @@ def curves_figure(summary: RunSummary) -> go.Figure:
 
 def _named_curve(candidate: Candidate, colour: str, width: float) -> go.Scatter:
     points = _drawable(candidate)
-    name = f"{candidate.number}{' (longer)' if candidate.kind == 'trained' else ''}"
+    name = f"{candidate.number}{MADE_BY.get(candidate.kind, '')}"
     return go.Scatter(
         x=[step for step, _ in points],
         y=[loss for _, loss in points],

@@ -4,6 +4,7 @@ import textwrap
 from html import escape
 
 from ..search.candidate import Candidate
+from .ladder import budget_of, budget_text, control_text, is_cut, pruning_of
 from .summary import RunSummary
 from .wording import finite, interval_text, label, measured, measured_names, number_text
 
@@ -18,6 +19,7 @@ def candidate_hover(summary: RunSummary, candidate: Candidate) -> str:
         interval = interval_text(name, candidate.intervals.get(name))
         line = _number_line(summary, name, measured(candidate, name))
         lines.append(f"{line}  ({interval})" if interval else line)
+    lines += _pruning_lines(candidate)
     if candidate.tied_with:
         lines.append(f"cannot be told apart from {_listed(candidate.tied_with)}")
     if candidate.origin:
@@ -38,15 +40,35 @@ def standing(summary: RunSummary, candidate: Candidate) -> list[str]:
     """Says in a few words how a candidate stands in its run, most important first."""
     if candidate.state != "complete":
         return ["over a limit" if candidate.state == "pruned" else candidate.state]
+    if candidate.kind == "control":
+        said = control_text(str(pruning_of(candidate).get("control", "")))
+        return ["control", f"{said}, of {candidate.parent}" if said else f"of {candidate.parent}"]
     words = [
         "chosen" if candidate.number == summary.winner else "",
         "on the front" if candidate.number in summary.front else "",
         "published" if candidate.kind == "published" else "",
         f"trained longer from {candidate.parent}" if candidate.kind == "trained" else "",
+        f"pruned from {candidate.parent}" if candidate.kind == "pruned" else "",
         "confirmed" if candidate.confirmed else "",
     ]
     words = [word for word in words if word]
-    return words if words and words != ["published"] else ["dominated", *words]
+    on_top = candidate.number == summary.winner or candidate.number in summary.front
+    if words in ([], ["published"]) or (candidate.kind == "pruned" and not on_top):
+        return ["dominated", *words]
+    return words
+
+
+def _pruning_lines(candidate: Candidate) -> list[str]:
+    """Says how a child was pruned and how much of the time is left; nothing for any other candidate."""
+    pruning = pruning_of(candidate)
+    if not is_cut(candidate) or not pruning:
+        return []
+    how = [str(pruning.get(key) or "").replace("_", " ") for key in ("strategy", "criterion", "schedule")]
+    budget = budget_of(candidate)
+    line = ", ".join([*filter(None, how), *([f"budget {budget_text(budget)}"] if budget else [])])
+    lines = [escape(part) for part in textwrap.wrap(line, LINE)]
+    ratio = finite(pruning.get("latency_ratio"))
+    return lines if ratio is None else [*lines, f"latency to the unpruned network: <b>{ratio:.3f}</b>"]
 
 
 def _number_line(summary: RunSummary, name: str, value: float | None) -> str:

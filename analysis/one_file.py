@@ -22,13 +22,20 @@ from torch import Tensor, nn
 
 from ..proxies.complexity import Complexity, complexity
 from ..spaces import InputError, inference_form
+from ..spaces.flow import Compact
 from .export import PARITY, ExportFailed, largest_difference
 from .source.classes import module_source, plain_line, summary_of
+from .source.cut import in_sections
 from .source.layout import WIDTH
 from .source.trace import NotWritable
 
 CHECK_SIZES = ((33, 47), (24, 41), (40, 32))
 CHECK_SECONDS = 600
+PRUNED = "A pruned x4 super-resolution network."
+LISTS = (
+    "Some of its channels were cut away. Buffers named `kept` list the channels of a tensor that the next step reads; "
+    "those named `places` list the channels that a narrower tensor is added to, or spread over. They are no weights."
+)
 IMPORTS = {"torch": "import torch", "F": "import torch.nn.functional as F", "nn": "from torch import nn"}
 
 # What checks the files, in a Python of its own where this package cannot be imported.
@@ -88,16 +95,27 @@ def one_file(network: nn.Module, stem: str, class_name: str, summary: str = "") 
     cannot be written down.
     """
     model = inference_form(network).cpu().float()
-    about = plain_line(summary) or summary_of(network)
+    counts = _counted(model)
+    about = plain_line(summary) or (PRUNED if isinstance(model, Compact) else summary_of(network))
     try:
+        model = in_sections(model) if isinstance(model, Compact) else model
         classes = module_source(model, class_name, about)
     except NotWritable as error:
         raise ExportFailed(f"the network cannot be written as one file: {error}") from error
     used = {node.id for node in ast.walk(ast.parse(classes)) if isinstance(node, ast.Name)}
     imports = "\n".join(line for name, line in IMPORTS.items() if name in used)
-    head = "\n".join(_head(complexity(model), _least(network), stem, class_name, about))
+    lists = LISTS if any(getattr(module, "indices", None) for module in model.modules()) else ""
+    head = "\n".join(_head(counts, _least(network), stem, class_name, about, lists))
     weights = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
     return f"{head}\n\n{imports}\n\n\n{classes}\n", weights
+
+
+def _counted(model: nn.Module) -> Complexity:
+    """Its counts; ExportFailed where a cut network does by functions what the uncut one has a module for."""
+    try:
+        return complexity(model)
+    except InputError as error:
+        raise ExportFailed(f"the network cannot be written as one file: {error}") from error
 
 
 def _class_name(team: object, name: object) -> str:
@@ -112,8 +130,8 @@ def _class_name(team: object, name: object) -> str:
     return camel
 
 
-def _head(counts: Complexity, least: int, stem: str, class_name: str, about: str) -> list[str]:
-    """The comment at the head of the file."""
+def _head(counts: Complexity, least: int, stem: str, class_name: str, about: str, lists: str) -> list[str]:
+    """The comment at the head of the file; `lists` says what the lists of channels in it are, if there are any."""
     size = f", from {least} x {least} pixels on" if least > 1 else ""
     paragraphs = [
         f"{class_name}: {about}" if about else f"{class_name}: x4 super-resolution",
@@ -122,6 +140,7 @@ def _head(counts: Complexity, least: int, stem: str, class_name: str, about: str
         f"On an input of 3 x 256 x 256: {counts.parameters:,} parameters, {counts.flops_g:.4f} G FLOPs "
         f"({counts.macs_g:.4f} G multiply-adds of convolutions), {counts.activations_m:.4f} M activations, "
         f"{counts.convolutions} convolutions, as AIM 2020 counted them.",
+        *([lists] if lists else []),
     ]
     lines = [line for text in paragraphs for line in [*textwrap.wrap(text, WIDTH - 2), ""]]
     lines += [

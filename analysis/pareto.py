@@ -15,36 +15,41 @@ from ..search.candidate import Candidate
 from .colours import LIGHT
 from .figures import axis, figure
 from .hover import candidate_hover, reference_hover
-from .placing import axis_facts, diameters_px, pair_facts
+from .placing import axis_facts, diameters_px, is_drawn, pair_facts
 from .summary import RunSummary
-from .wording import lower_is_better, measured_names
+from .wording import listed, lower_is_better, measured_names
 
 Row = int | None  # None breaks a line
 
 # The traces of the figure in drawing order. The rows of `staircase` and `labels` change with the pair of axes.
 TRACES = (
     "connectors",
+    "arrows",
     "staircase",
     "limit",
     "dominated",
     "front",
     "published",
     "trained",
+    "pruned",
     "winner",
     "tied",
     "labels",
     "selection",
     "reference",
 )
-SYMBOLS = {"trained": "diamond", "published": "triangle-up"}  # by the kind of candidate; those of the search: circles
-BARRED = ("dominated", "front", "published", "trained", "winner")  # those with error bars
+# By the kind of candidate; those of the search are circles.
+SYMBOLS = {"trained": "diamond", "published": "triangle-up", "pruned": "triangle-down"}
+NAMED_PARENTS = 3  # so many are named in the legend
+BARRED = ("dominated", "front", *SYMBOLS, "winner")  # those with error bars
 
 
 def front_figure(summary: RunSummary, x: str | None = None, y: str | None = None) -> go.Figure:
     """Draws the candidates on a pair of measured numbers, by default PSNR over latency or the first two objectives.
 
     Front members are filled, the winner stands out, published networks are triangles with their names, trained children
-    are diamonds joined to their parents, members that cannot be told apart carry a ring; the reference network and
+    are diamonds joined to their parents, an arrow leads from a network to each one pruned from it, a triangle on its
+    point (controls are not drawn), members that cannot be told apart carry a ring; the reference network and
     bicubic are lines, 95% intervals are error bars.
     Raises ValueError if no complete candidate has two numbers.
     """
@@ -76,7 +81,7 @@ def front_choices(summary: RunSummary) -> dict[str, Any]:
         "rows": _rows(summary),
         "numbers": [c.number for c in summary.candidates],
         "labels": [_label(summary, c) for c in summary.candidates],
-        "finished": [i for i, c in enumerate(summary.candidates) if c.state == "complete"],
+        "finished": [i for i, c in enumerate(summary.candidates) if is_drawn(c)],
         "diameters_px": diameters_px(summary),
         "axes": {name: axis_facts(summary, name) for name in names},
         "pairs": {f"{x}|{y}": pair_facts(summary, x, y) for x, y in permutations(names, 2)},
@@ -124,12 +129,15 @@ def _rows(summary: RunSummary) -> dict[str, list[Row]]:
             rows[role].append(i)
         if candidate.state == "complete" and candidate.tied_with and candidate.number in summary.front:
             rows["tied"].append(i)
-        if candidate.state == "complete" and candidate.kind == "trained" and candidate.parent in of_number:
-            rows["connectors"] += [of_number[candidate.parent], i, None]
+        joined = {"trained": "connectors", "pruned": "arrows"}.get(candidate.kind)
+        if joined and candidate.state == "complete" and candidate.parent in of_number:
+            rows[joined] += [of_number[candidate.parent], i, None]
     return rows
 
 
 def _role(summary: RunSummary, candidate: Candidate) -> str | None:
+    if candidate.kind == "control":
+        return None
     if candidate.state != "complete":
         return "limit" if candidate.state == "pruned" else None
     if candidate.number == summary.winner:
@@ -159,13 +167,14 @@ def _traces(summary: RunSummary, rows: dict[str, list[Row]]) -> dict[str, go.Sca
     sizes = diameters_px(summary)
     wide = [sizes[i] + 8 for i in lying["tied"]]
     texts = [candidate_hover(summary, c) for c in of_row] + [reference_hover(summary)]
+    said_of = {"published": "published", "trained": "trained longer", "pruned": _pruned_from(summary)}
     markers: dict[str, tuple[str, dict[str, Any], str]] = {
         "limit": ("over a limit", cross, ""),
         "dominated": ("dominated", {"color": LIGHT["other"], "line": edge}, LIGHT["rule"]),
         "front": ("on the front", {"color": LIGHT["front"], "line": edge}, LIGHT["front"]),
         **{
             name: (said, {"color": by_standing[name], "symbol": SYMBOLS[name], "line": edge}, LIGHT["other"])
-            for name, said in (("published", "published"), ("trained", "trained longer"))
+            for name, said in said_of.items()
         },
         "winner": ("chosen", {"color": LIGHT["winner"], "symbol": symbols, "line": edge}, LIGHT["winner"]),
         "tied": ("cannot be told apart", {**no_fill, "size": wide}, ""),
@@ -190,11 +199,36 @@ def _traces(summary: RunSummary, rows: dict[str, list[Row]]) -> dict[str, go.Sca
     traces["selection"].update(showlegend=False, hoverinfo="skip", hovertext=None)
     return traces | {
         "connectors": go.Scatter(name="trained from", mode="lines", line=thin, showlegend=False, **quiet),
+        "arrows": _arrows([0 if i is None else sizes[i] for i in rows["arrows"]]),
         "staircase": go.Scatter(name="best of the front on these two", mode="lines", line=strong, **quiet),
         "labels": go.Scatter(
             name="numbers", mode="markers+text", text=labels, marker=unseen, showlegend=False, **quiet
         ),
     }
+
+
+def _pruned_from(summary: RunSummary) -> str:
+    parents = sorted({c.parent for c in summary.complete if c.kind == "pruned" and c.parent is not None})
+    return f"pruned from {listed([str(n) for n in parents])}" if 0 < len(parents) <= NAMED_PARENTS else "pruned"
+
+
+def _arrows(diameters_px: list[float]) -> go.Scatter:
+    """Lines from parent to child whose heads stop short of the child's marker, whatever the axes.
+
+    plotly draws a head turned by `angleref` at the points that follow another one, and none at the first of a line.
+    """
+    head = {"symbol": "arrow", "angleref": "previous", "size": 9, "color": LIGHT["other"], "opacity": 1}
+    head |= {"standoff": [diameter / 2 for diameter in diameters_px], "line": {"width": 0}}
+    line = {"color": LIGHT["other"], "width": 1}
+    return go.Scatter(
+        name="pruned from",
+        mode="lines+markers",
+        line=line,
+        marker=head,
+        showlegend=False,
+        hoverinfo="skip",
+        cliponaxis=False,
+    )
 
 
 def _points(name: str, marker: dict[str, Any], texts: list[str], bars: str) -> go.Scatter:

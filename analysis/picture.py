@@ -10,12 +10,13 @@ from ..proxies.writing import write_text
 from .colours import LIGHT
 from .figures import FONT
 from .pareto import default_pair
-from .placing import Baseline, baselines, diameters_px, find_places, pair_facts
+from .placing import Baseline, baselines, diameters_px, find_places, is_drawn, pair_facts
 from .summary import RunSummary
 from .wording import headline, label, lower_is_better, number_text
 
 WIDTH, HEIGHT = 880, 520
 LEFT, RIGHT, TOP, BOTTOM = 84, 846, 108, 430  # edges of the plot in pixels
+HEAD_PX = 9.0  # length of an arrow's head
 FARTHEST = 1.8  # a baseline is drawn if it widens the scale to no more than this many times the candidates' own
 
 
@@ -125,7 +126,7 @@ def _baselines(summary: RunSummary, x: str, y: str, across: Scale, up: Scale) ->
 
 
 def _marks(summary: RunSummary, x: str, y: str, across: Scale, up: Scale) -> list[str]:
-    """Draws the staircase, the markers with the front's on top, the rings of those that are tied, and the numbers."""
+    """Draws staircase and arrows, the markers with the front's on top, the rings of those that are tied, numbers."""
     places, sizes, pair = find_places(summary, x, y), diameters_px(summary), pair_facts(summary, x, y)
     at = {row: (across(px), up(py)) for row, (px, py) in places.items()}
     stairs = [at[row] for row in pair["rows"]["staircase"]]
@@ -134,6 +135,11 @@ def _marks(summary: RunSummary, x: str, y: str, across: Scale, up: Scale) -> lis
         for i, (px, py) in enumerate(stairs)
     )
     parts = [f'<path d="{path}" fill="none" stroke="{LIGHT["front"]}" stroke-width="1.5"/>'] if stairs else []
+    row_of = {c.number: row for row, c in enumerate(summary.candidates)}
+    for row, child in ((row, summary.candidates[row]) for row in at if summary.candidates[row].kind == "pruned"):
+        parent = row_of.get(child.parent) if child.parent is not None else None
+        if parent in at:
+            parts += _arrow(at[parent], at[row], sizes[row] / 2)
     for row in sorted(at, key=lambda r: (summary.candidates[r].number in summary.front, -sizes[r])):
         candidate, (px, py) = summary.candidates[row], at[row]
         role = (
@@ -159,13 +165,14 @@ def _marks(summary: RunSummary, x: str, y: str, across: Scale, up: Scale) -> lis
 
 
 def _legend(summary: RunSummary) -> list[str]:
-    complete = summary.complete
+    complete = [c for c in summary.candidates if is_drawn(c)]
     shown = {
         "chosen": ("winner", "search", summary.winner is not None),
         "on the front": ("front", "search", bool(summary.front)),
         "dominated": ("other", "search", any(c.number not in summary.front for c in complete)),
         "published": ("other", "published", any(c.kind == "published" for c in complete)),
         "trained longer": ("other", "trained", any(c.kind == "trained" for c in complete)),
+        "pruned": ("other", "pruned", any(c.kind == "pruned" for c in complete)),
     }
     parts, at = [], LEFT
     for words, (role, kind, present) in shown.items():
@@ -178,14 +185,31 @@ def _legend(summary: RunSummary) -> list[str]:
 
 
 def _marker(x: float, y: float, radius: float, role: str, kind: str) -> str:
-    """A circle; of another training a diamond, of a published network a triangle."""
+    """A circle; of another training a diamond, of a published network a triangle, of a pruned one one on its point."""
     look = f'fill="{LIGHT[role]}" stroke="{LIGHT["paper"]}"'
     if kind == "published":
         width = 1.8 * radius
         return f'<path d="M{x} {y - radius:.1f}l{width / 2:.1f} {width:.1f}h-{width:.1f}z" {look}/>'
+    if kind == "pruned":
+        width = 1.8 * radius
+        return f'<path d="M{x} {y + radius:.1f}l{width / 2:.1f} -{width:.1f}h-{width:.1f}z" {look}/>'
     if kind == "trained":
         return f'<path d="M{x} {y - radius:.1f}l{radius} {radius}l-{radius} {radius}l-{radius} -{radius}z" {look}/>'
     return f'<circle cx="{x}" cy="{y}" r="{radius}" {look}/>'
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float], radius: float) -> list[str]:
+    """A line with a head that stops short of the marker at its end; nothing where the two markers touch."""
+    (x1, y1), (x2, y2) = start, end
+    length = math.hypot(x2 - x1, y2 - y1)
+    if length <= radius + HEAD_PX:
+        return []
+    ux, uy = (x2 - x1) / length, (y2 - y1) / length
+    tip, base = (x2 - ux * radius, y2 - uy * radius), (x2 - ux * (radius + HEAD_PX), y2 - uy * (radius + HEAD_PX))
+    corners = [tip, *((base[0] + s * uy * HEAD_PX / 2.5, base[1] - s * ux * HEAD_PX / 2.5) for s in (1, -1))]
+    head = "L".join(f"{px:.1f} {py:.1f}" for px, py in corners)
+    line = _line(x1, y1, round(base[0], 1), round(base[1], 1), "other")
+    return [line, f'<path d="M{head}z" fill="{LIGHT["other"]}"/>']
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, role: str, more: str = "") -> str:

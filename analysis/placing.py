@@ -21,8 +21,12 @@ TEXT_PX = np.array([20, 13])  # of a label
 
 
 def axis_facts(summary: RunSummary, name: str) -> dict[str, Any]:
-    """Returns a number's values and 95% intervals by row, its axis title, and its lines as an x or as a y axis."""
-    values = [*(measured(c, name) for c in summary.candidates), finite(summary.reference.get("numbers", {}).get(name))]
+    """Returns a number's values and 95% intervals by row, its axis title, and its lines as an x or as a y axis.
+
+    Controls have no value here: they show what pruning is worth and are no candidates for the front.
+    """
+    of_candidates = [None if c.kind == "control" else measured(c, name) for c in summary.candidates]
+    values = [*of_candidates, finite(summary.reference.get("numbers", {}).get(name))]
     arms = [_arms(c, name) for c in summary.candidates] + [(0.0, 0.0)]
     any_interval = any(arm != (0.0, 0.0) for arm in arms)
     title = f"{label(name, summary.reference_name)}  ·  {'lower' if lower_is_better(name) else 'higher'} is better"
@@ -95,8 +99,13 @@ def pair_facts(summary: RunSummary, x: str, y: str) -> dict[str, Any]:
 
 def find_places(summary: RunSummary, x: str, y: str) -> Places:
     """Returns where the rows of complete candidates lie on a pair of axes, for those that have both numbers."""
-    of_row = {i: (measured(c, x), measured(c, y)) for i, c in enumerate(summary.candidates) if c.state == "complete"}
+    of_row = {i: (measured(c, x), measured(c, y)) for i, c in enumerate(summary.candidates) if is_drawn(c)}
     return {i: (px, py) for i, (px, py) in of_row.items() if px is not None and py is not None}
+
+
+def is_drawn(candidate: Candidate) -> bool:
+    """Tells whether a candidate has a marker on the front: all that are complete, but for controls."""
+    return candidate.state == "complete" and candidate.kind != "control"
 
 
 def _labelled(summary: RunSummary, places: Places, x: str, y: str, signs: list[int]) -> list[int]:
@@ -136,8 +145,8 @@ def _pixels(summary: RunSummary, places: Places, x: str, y: str) -> Any:
 def diameters_px(summary: RunSummary) -> list[float]:
     """Returns marker diameters by row, their areas proportional to activations down to the smallest."""
     areas = [measured(c, "activations_m") or 0.0 for c in summary.candidates]
-    complete = [area for area, c in zip(areas, summary.candidates, strict=True) if c.state == "complete"]
-    largest = max(complete, default=0.0) or 1.0
-    widest_px = LARGEST_PX * min(1.0, (CROWD / max(len(complete), 1)) ** 0.3)
+    drawn = [area for area, c in zip(areas, summary.candidates, strict=True) if is_drawn(c)]
+    largest = max(drawn, default=0.0) or 1.0
+    widest_px = LARGEST_PX * min(1.0, (CROWD / max(len(drawn), 1)) ** 0.3)
     areas.append(finite(summary.reference.get("numbers", {}).get("activations_m")) or 0.0)
     return [round(min(max(widest_px * (a / largest) ** 0.5, SMALLEST_PX), 2 * LARGEST_PX), 1) for a in areas]

@@ -11,12 +11,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ..proxies.writing import write_text
-from . import pareto, report_rows
+from . import pareto, pruning_rows, report_rows
 from .colours import DARK_OF_LIGHT, ROLES
 from .figures import curves_figure, hypervolume_figure
-from .placing import diameters_px
+from .ladder import is_cut
+from .placing import diameters_px, is_drawn
+from .pruning_figures import children, ladder_figures, path_figure, widths_figure
 from .summary import RunSummary
-from .wording import counted, duration_text, finite, headline, interval_text, label, measured, number_text
+from .wording import CHILDREN, counted, duration_text, finite, headline, interval_text, label, measured, number_text
 
 
 def write_report(summary: RunSummary, path: Path) -> None:
@@ -32,6 +34,8 @@ def report_html(summary: RunSummary) -> str:
     templates = resources.files(__name__.rpartition(".")[0]) / "templates"
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8"))
+    pruned = pruning_rows.section(summary)
+    section = environment.from_string((templates / "pruning.html.j2").read_text(encoding="utf-8"))
     return template.render(
         summary=summary,
         headline=headline(summary),
@@ -41,17 +45,18 @@ def report_html(summary: RunSummary) -> str:
         choices=_choices(summary),
         sizes=_sizes(summary),
         table=report_rows.table(summary),
+        pruning=Markup(section.render(pruned)) if pruned else "",
         facts=_facts(summary),
         roles=ROLES,
         data=script_json(_page_data(summary)),
-        style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        script=scripts("page.js", "report.js"),
+        style=scripts("report.css", *(["pruning.css"] if pruned else [])),
+        script=scripts("page.js", "report.js", *(["pruning.js"] if pruned else [])),
         plotly=Markup(get_plotlyjs()),
     )
 
 
 def scripts(*names: str) -> Markup:
-    """The text of scripts that lie beside the templates, one after another."""
+    """The text of scripts or styles that lie beside the templates, one after another."""
     folder = resources.files("paretosr.analysis") / "templates"
     return Markup("\n".join((folder / name).read_text(encoding="utf-8") for name in names))
 
@@ -72,12 +77,31 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
         figures["hypervolume"] = hypervolume_figure(summary)
     if any(len(c.curve) > 1 for c in summary.candidates):
         figures["curves"] = curves_figure(summary)
-    return {
+    data: dict[str, Any] = {
         "name": summary.name,
-        "figures": {name: json.loads(str(figure.to_json())) for name, figure in figures.items()},
+        "figures": {name: _plain(figure) for name, figure in figures.items()},
         "front": pareto.front_choices(summary) if "front" in figures else None,
         "dark": DARK_OF_LIGHT,
     }
+    if any(map(is_cut, summary.candidates)):
+        data["pruning"] = _pruning_data(summary)
+    return data
+
+
+def _pruning_data(summary: RunSummary) -> dict[str, Any]:
+    """Returns the ladders by parent, the paths and widths by child, and the child to begin with."""
+    known = children(summary)
+    drawn = {
+        "ladders": ladder_figures(summary),
+        "paths": {str(c.number): figure for c in known if (figure := path_figure(c)) is not None},
+        "widths": {str(c.number): figure for c in known if (figure := widths_figure(c)) is not None},
+    }
+    data = {kind: {key: _plain(figure) for key, figure in figures.items()} for kind, figures in drawn.items()}
+    return {**data, "first": str(known[0].number) if known else ""}
+
+
+def _plain(figure: go.Figure) -> dict[str, Any]:
+    return json.loads(str(figure.to_json()))
 
 
 def _has_front(summary: RunSummary) -> bool:
@@ -94,7 +118,7 @@ def _choices(summary: RunSummary) -> dict[str, Any] | None:
 def _sizes(summary: RunSummary) -> list[dict[str, Any]]:
     """Returns the smallest and the largest marker with their activations, for the key below the front."""
     drawn = zip(summary.candidates, diameters_px(summary), strict=False)
-    known = [(measured(c, "activations_m"), d) for c, d in drawn if c.state == "complete"]
+    known = [(measured(c, "activations_m"), d) for c, d in drawn if is_drawn(c)]
     ordered = sorted({(activations, d) for activations, d in known if activations is not None})
     ends = [ordered[0], ordered[-1]] if len(ordered) > 1 else ordered
     return [{"text": number_text("activations_m", activations), "px": d} for activations, d in ends]
@@ -110,12 +134,12 @@ def _demo_warning(summary: RunSummary) -> str:
 
 def _standing(summary: RunSummary) -> str:
     """Says in a line what became of the candidates."""
-    searched = [c for c in summary.candidates if c.kind != "trained"]
+    searched = [c for c in summary.candidates if c.kind not in CHILDREN]
     known = sum(c.kind == "published" for c in searched)
-    children = sum(c.kind == "trained" and c.state == "complete" for c in summary.candidates)
+    longer, cut, controls = (sum(c.kind == kind for c in summary.complete) for kind in CHILDREN)
     states = {state: sum(c.state == state for c in searched) for state in ("complete", "pruned", "failed", "running")}
     parts = [
-        f"{states['complete']:,} trained{f' ({children} of them longer)' if children else ''}",
+        f"{states['complete']:,} trained{f' ({longer} of them longer)' if longer else ''}",
         f"{len(summary.front)} on the front" if summary.front else "",
         f"{states['pruned']:,} over a limit" if states["pruned"] else "",
         f"{states['failed']:,} failed" if states["failed"] else "",
@@ -123,6 +147,9 @@ def _standing(summary: RunSummary) -> str:
     ]
     beside = f", {known} of them published networks" if known else ""
     said = ", ".join(part for part in parts if part)
+    if cut or controls:
+        beside_cut = f" beside {counted(controls, 'control')}" if controls else ""
+        said += f"; {cut:,} pruned from them{beside_cut}"
     return f"{counted(len(searched), 'candidate')}{beside}: {said}." if searched else ""
 
 

@@ -8,7 +8,7 @@ from .hover import standing
 from .summary import RunSummary
 from .wording import finite, interval_text, label, lower_is_better, measured, measured_names, number_text, significant
 
-STANDINGS = ("winner", "front", "trained", "dominated", "running", "pruned", "failed")  # best first
+STANDINGS = ("winner", "front", "trained", "dominated", "control", "running", "pruned", "failed")  # best first
 DETAILS = {"steps": "Steps", "train_s": "Training (s)"}
 
 
@@ -35,7 +35,7 @@ class Column:
 
 
 def table(summary: RunSummary) -> dict[str, Any]:
-    """Returns `columns` and `rows` (`number`, `rank`, `cells`); the best standing comes first, then the better PSNR."""
+    """Returns `columns` and `rows` (`number`, `place`, `kind`, `cells`): best standing first, then better PSNR."""
     goals = measured_names(summary.candidates, summary.objectives)
     first = [name for name in goals if name in summary.objectives]
     rest = [name for name in goals if name not in summary.objectives]
@@ -59,7 +59,8 @@ def table(summary: RunSummary) -> dict[str, Any]:
             *[_detail_cell(candidate, name) for name in details],
             Cell(remark := _remark(candidate), remark),
         ]
-        rows.append({"number": candidate.number, "place": STANDINGS[rank], "cells": cells})
+        kind = "cut" if candidate.kind == "pruned" else ""  # `pruned` is the place of one that broke a limit
+        rows.append({"number": candidate.number, "place": STANDINGS[rank], "kind": kind, "cells": cells})
     return {"columns": columns, "rows": rows}
 
 
@@ -71,7 +72,7 @@ def place(summary: RunSummary, candidate: Candidate) -> str:
         return "winner"
     if candidate.number in summary.front:
         return "front"
-    return "trained" if candidate.kind == "trained" else "dominated"
+    return candidate.kind if candidate.kind in ("trained", "control") else "dominated"
 
 
 def _order(summary: RunSummary, candidate: Candidate) -> tuple[int, float, int]:

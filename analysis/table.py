@@ -7,10 +7,12 @@ import pandas as pd
 
 from ..proxies.writing import write_text
 from ..search.candidate import Candidate
+from .ladder import is_cut, pruning_of
 from .wording import measured_names
 
 IDENTITY = ("number", "state", "kind", "parent", "summary", "hash")
 STORY = ("on_front", "tied_with", "confirmed", "steps", "train_s", "reason", "origin")
+PRUNING = ("strategy", "criterion", "control", "repeat")
 
 
 def candidate_table(candidates: Iterable[Candidate], front: Iterable[int] = ()) -> pd.DataFrame:
@@ -18,13 +20,14 @@ def candidate_table(candidates: Iterable[Candidate], front: Iterable[int] = ()) 
 
     Columns: number, state, kind, parent, summary, hash; then every number any candidate has, in its own unit, followed
     by `<name>_low` and `<name>_high` where any has a 95% interval; then on_front, tied_with (numbers, separated by
-    spaces), confirmed, steps, train_s, reason, origin. What was not measured is missing (NaN; <NA> in whole numbers).
+    spaces), confirmed, steps, train_s, reason, origin; then strategy, criterion, control (empty but for children of
+    pruning) and repeat. What was not measured is missing (NaN; <NA> in whole numbers).
     """
     rows = list(candidates)
     on_front = set(front)
-    columns = [*IDENTITY, *_number_columns(rows), *STORY]
+    columns = [*IDENTITY, *_number_columns(rows), *STORY, *PRUNING]
     frame = pd.DataFrame([_row(c, on_front) for c in rows], columns=pd.Index(columns))
-    whole = dict.fromkeys(("number", "parent", "steps"), "Int64")
+    whole = dict.fromkeys(("number", "parent", "steps", "repeat"), "Int64")
     return frame.astype({**whole, "on_front": bool, "confirmed": bool, "train_s": float})
 
 
@@ -58,6 +61,8 @@ def _row(candidate: Candidate, on_front: set[int]) -> dict[str, object]:
         "reason": candidate.reason,
         "origin": candidate.origin,
     }
+    pruning = pruning_of(candidate) if is_cut(candidate) else {}
+    row |= {name: str(pruning.get(name) or "") for name in PRUNING} | {"repeat": pruning.get("repeat")}
     for name, (low, high) in candidate.intervals.items():
         row |= {f"{name}_low": low, f"{name}_high": high}
     return row

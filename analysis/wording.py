@@ -1,11 +1,13 @@
 """Numbers in words: labels, rounded values with units, durations, and the sentence that opens a report."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..search.candidate import Candidate
 from ..search.objectives import OBJECTIVES
 from .summary import RunSummary
+
+CHILDREN = ("trained", "pruned", "control")  # kinds that were made from another candidate, not found
 
 
 def label(name: str, reference: str = "reference") -> str:
@@ -77,6 +79,11 @@ def counted(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
 
 
+def listed(words: Sequence[str]) -> str:
+    """Joins words as a sentence does: `a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def headline(summary: RunSummary) -> str:
     """Says the outcome of a run in one sentence made of its numbers.
 
@@ -108,10 +115,13 @@ def _named(name: str, value: float | None) -> str:
 
 
 def _networks(summary: RunSummary) -> str:
-    trained = sum(c.kind != "trained" for c in summary.complete)
+    trained = sum(c.kind not in CHILDREN for c in summary.complete)
+    cut = sum(c.kind == "pruned" for c in summary.complete)
     if trained:
-        return counted(trained, "network")
-    return f"none of {counted(len(summary.candidates), 'candidate')} trained"
+        return counted(trained, "network") + (f" and {cut} pruned from them" if cut else "")
+    if cut:
+        return counted(cut, "pruned network")
+    return f"none of {counted(sum(c.kind not in CHILDREN for c in summary.candidates), 'candidate')} trained"
 
 
 def _hardware(machine: dict[str, str]) -> list[str]:

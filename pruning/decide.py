@@ -3,6 +3,8 @@
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import torch
+
 from ..spaces import InputError
 from ..spaces.flow import Member
 from ..spaces.flow.slots import IN, OUT
@@ -70,6 +72,17 @@ class Decider:
                 f"prune: what '{self.name}' leaves within {budget} is the enlarged image alone; raise the floor"
             )
         return self._laid_out(found)
+
+    def refuse_unreachable(self, budget: Budget) -> None:
+        """InputError where even all that the floors allow to go is not enough; whatever the scores."""
+        alike = {
+            name: (torch.ones(outputs), torch.ones(inputs))
+            for name, (outputs, inputs) in self.meter.flow.widths.items()
+        }
+        whole = Plan(self.meter.design.architecture.hash)
+        least = self.meter.shares(self.meter.settled(closing(self.meter, whole, self.sequence(whole, alike, budget))))
+        if not budget.met(least):
+            raise InputError(self._unreachable(budget, least))
 
     def sequence(self, plan: Plan, scores: Scores, budget: Budget) -> list[Piece]:
         """All pieces that could go, in the order in which they should."""

@@ -103,18 +103,15 @@ def read_masks(path: Path) -> dict[str, dict[str, Tensor | None]]:
     except UNREADABLE:
         raise InputError(f"{path}: no file of masks that torch can read without running code from it") from None
     if not isinstance(held, dict) or not held:
-        raise InputError(f"{path}: must hold a dictionary of masks by the names of modules, not {_kind(held)}")
+        kind = "nothing" if isinstance(held, dict) else type(held).__name__
+        raise InputError(f"{path}: must hold a dictionary of masks by the names of modules; it holds: {kind}")
     for name, targets in held.items():
         if not isinstance(name, str) or not isinstance(targets, dict):
-            raise InputError(f"{path}: the masks of {name!r} must be a dictionary, not {_kind(targets)}")
+            raise InputError(f"{path}: {name!r} must be the name of a module, with a dictionary of its masks")
         for target, mask in targets.items():
             if not isinstance(target, str) or not (mask is None or isinstance(mask, Tensor)):
-                raise InputError(f"{path}: the mask {target!r} of '{name}' must be a tensor, not {_kind(mask)}")
+                raise InputError(f"{path}: the mask {target!r} of '{name}' must be a tensor, not {type(mask).__name__}")
     return {name: dict(targets) for name, targets in held.items()}
-
-
-def _kind(held: object) -> str:
-    return f"an empty {type(held).__name__}" if held in ({}, []) else f"a {type(held).__name__}"
 
 
 # ---- nni's pruners

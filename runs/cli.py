@@ -15,7 +15,7 @@ from ..proxies.writing import is_full_disk
 from ..search.engine import RunFailed
 from ..search.loop import Exhausted
 from ..spaces import InputError
-from . import inspection, network_commands, ntire_command, story, systems_command, training_story
+from . import inspection, network_commands, ntire_command, pruning_command, story, systems_command, training_story
 from .recipe_file import read_recipe, recipe_names, recipe_schema
 
 app = typer.Typer(
@@ -59,6 +59,31 @@ def train(
         training_story.train_candidate(Path(target), candidate, recipe, set_ or [], seeds, console)
     else:
         training_story.train_network(target, out, set_ or [], seeds, console)
+
+
+@app.command()
+def prune(
+    target: Annotated[str, typer.Argument(help="The folder of a run, or a recipe with a network and `pruning`.")],
+    candidate: Annotated[
+        list[int] | None, typer.Option(help="Which candidate of the run (repeatable); default its front.")
+    ] = None,
+    system: Annotated[
+        list[str] | None, typer.Option(help="A published network; the run trains it first (repeatable).")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="The recipe whose `pruning` to use; default the run's.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="Cut by this plan.json; for one candidate or system.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Cut by masks that nni has saved; likewise.")] = None,
+    out: Out = None,
+    set_: Set = None,
+) -> None:
+    """Cut trained networks: members of a run's front, or the one network of a recipe, which is trained first."""
+    if Path(target).is_dir():
+        asked = pruning_command.Asked(tuple(candidate or ()), tuple(system or ()), recipe, plan, masks)
+        pruning_command.prune_run(Path(target), asked, set_ or [], console)
+    elif candidate or system or recipe or plan or masks:
+        raise InputError(f"{target}: is not the folder of a run; --candidate, --system, --recipe, --plan need one")
+    else:
+        pruning_command.prune_network(target, out, set_ or [], console)
 
 
 @app.command()

@@ -5,6 +5,7 @@ study.db          the record (Optuna, SQLite)
 lock              who drives the run: host, pid, time; held by flock, which dies with the process
 status.json       what the run is doing, renewed after each event
 candidates/00012/ training.json, timing.json, model.safetensors; state.pt while it is being trained
+pruning/00012-.../ cut.safetensors, the weights just cut; cutting.pt while it is being cut
 candidates.csv, report.html, winner/
 """
 
@@ -44,6 +45,10 @@ class RunFolder:
     def candidate(self, number: int) -> Path:
         """Where the files of a candidate lie."""
         return self.path / "candidates" / f"{number:05d}"
+
+    def cutting(self, key: str) -> Path:
+        """Where the files of a cut lie, from which a pruned candidate was trained on."""
+        return self.path / "pruning" / key
 
     def facts(self) -> dict[str, Any]:
         """What run.json says; InputError where this is not the folder of a run."""

@@ -43,7 +43,7 @@ def read_run(path: Path) -> tuple[RunFolder, Recipe, Record]:
                 source.backup(target)
         except sqlite3.DatabaseError as error:
             raise InputError(f"{database}: is not the record of a run: {error}") from None
-        objectives = recipe.objectives if recipe.space else ["psnr_db"]
+        objectives = recipe.objectives if recipe.has_front else ["psnr_db"]
         record = Record(f"sqlite:///{copy}", objectives, recipe.make_space())
         record.close()  # what it has read it keeps
     return folder, recipe, record
@@ -52,7 +52,7 @@ def read_run(path: Path) -> tuple[RunFolder, Recipe, Record]:
 def report(path: Path, console: Console) -> None:
     """Writes report.html and candidates.csv anew."""
     folder, recipe, record = read_run(path)
-    if recipe.space is None:
+    if not recipe.has_front:
         raise InputError(f"{path}: was not made by a search; there is nothing to report")
     result = judged(recipe, record)
     done = bool(record.attribute("finished"))
@@ -79,7 +79,7 @@ def asked_for(
     """The candidates of these numbers and those on the front; the winner where neither is asked."""
     result = judged(recipe, record)
     wanted = list(dict.fromkeys([*numbers, *(result.front if front else ())]))
-    if not wanted and recipe.space is None:
+    if not wanted and not recipe.has_front:
         wanted = [c.number for c in result.candidates]  # the one network that was trained
     if not wanted:
         if result.winner is None:

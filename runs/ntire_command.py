@@ -9,7 +9,7 @@ from torch import nn
 from ..analysis.export import load_exported, with_weights
 from ..analysis.one_file import write_ntire
 from ..proxies.writing import is_full_disk
-from ..spaces import InputError, build, published, read_design
+from ..spaces import InputError, build, deployed, published, read_design
 from ..spaces.systems.weights import load_published
 from .inspection import asked_for, read_run
 
@@ -65,4 +65,4 @@ def _of_folder(source: Path, numbers: Sequence[int], front: bool) -> Iterator[tu
     folder, recipe, record = read_run(source)
     for candidate in asked_for(folder, recipe, record, numbers, front):
         network = with_weights(candidate.design, folder.candidate(candidate.number) / "model.safetensors")
-        yield f"{NAME}{candidate.number}", candidate.summary, network
+        yield f"{NAME}{candidate.number}", candidate.summary, deployed(candidate.design, network)

@@ -6,7 +6,7 @@ of the floors below that the parts describe.
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..proxies.bicubic import BORDERS
 from ..proxies.latency import EXECUTIONS, LAYOUTS, PRECISIONS, PROTOCOLS, UNUSED, Protocol
@@ -23,19 +23,10 @@ from ..spaces.space import DEEPEST
 from ..spaces.upsampler import UPSAMPLERS
 from . import recipe_values as values
 from .recipe_checks import refuse_impossible
+from .recipe_part import Above0, Part, Positive
+from .recipe_pruning import PruningPart
 from .recipe_values import ONCE, OneOf
 
-
-class Part(BaseModel):
-    """Strict: no unknown keys, no silent conversions, no infinities, frozen."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-Positive = Annotated[int, Field(ge=1)]
-Above0 = Annotated[float, Field(gt=0)]
 Path = Annotated[str, Field(min_length=1, title="a path")]
 System = Annotated[str, OneOf("system", BUILDABLE)]
 Number = Annotated[str, OneOf("number to limit", OBJECTIVES)]
@@ -234,7 +225,7 @@ class ReportPart(Part):
 
 
 class Recipe(Part):
-    """A whole recipe. A search needs `space`; a recipe that trains one given network has `network` instead."""
+    """A whole recipe. A search needs `space`; one that trains or prunes a given network has `network` instead."""
 
     description: str = ""
     """One sentence for people."""
@@ -264,6 +255,7 @@ class Recipe(Part):
     search: SearchPart = SearchPart()
     train: TrainPart = TrainPart()
     latency: LatencyPart = LatencyPart()
+    pruning: PruningPart | None = None
     confirm: ConfirmPart = ConfirmPart()
     winner: Annotated[str | dict[str, dict[str, str]], values.WINNER, values.WINNER_SCHEMA] = "knee"
     """Which member of the front wins: the `knee`, the `fastest` that keeps a condition (the challenge's rule), or the
@@ -274,6 +266,11 @@ class Recipe(Part):
     def _possible(self) -> "Recipe":
         refuse_impossible(self)
         return self
+
+    @property
+    def has_front(self) -> bool:
+        """Whether its runs compare networks by all objectives, and not only train one."""
+        return self.space is not None or self.pruning is not None
 
     def make_space(self) -> Space | None:
         """The search space, None in a recipe without one."""

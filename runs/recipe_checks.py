@@ -42,6 +42,9 @@ def check_device(recipe: "Recipe", device: str) -> None:
     for where, name in _numbers_used(recipe):
         if name == "memory_mb":
             raise InputError(f"{where}: 'memory_mb' is measured on GPUs only, and {why}")
+    for index, budget in enumerate(recipe.pruning.budgets if recipe.pruning else ()):
+        if "memory" in budget:
+            raise InputError(f"pruning.budgets[{index}]: 'memory' is measured on GPUs only, and {why}")
 
 
 def _numbers_used(recipe: "Recipe") -> Iterator[tuple[str, str]]:
@@ -227,6 +230,20 @@ def least_side(design: Design) -> int:
     return build(design, device="meta").minimum_size
 
 
+def _pruning(recipe: "Recipe") -> None:
+    """What is pruned must have been trained, and each budget must be one."""
+    part = recipe.pruning
+    if part is None:
+        return
+    if "psnr_db" not in {name for _, name in _numbers_used(recipe)}:
+        raise InputError("pruning: needs trained networks; add psnr_db to objectives")
+    for index, budget in enumerate(part.budgets):
+        try:
+            part.pruning(part.strategies[0], budget)
+        except InputError as error:
+            raise InputError(f"pruning.budgets[{index}]: {str(error).removeprefix('budget: ')}") from None
+
+
 CHECKS: tuple[Callable[["Recipe"], None], ...] = (
     _one_purpose,
     _data,
@@ -239,4 +256,5 @@ CHECKS: tuple[Callable[["Recipe"], None], ...] = (
     _winner,
     _scores,
     _small_images,
+    _pruning,
 )

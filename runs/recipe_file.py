@@ -51,6 +51,14 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     return _checked(raw, label, overrides)
 
 
+def changed(recipe: Recipe, overrides: Sequence[str], label: str) -> Recipe:
+    """The recipe with some keys changed, as `--set` changes them; `label` names the recipe in errors."""
+    raw = recipe.model_dump(mode="json")
+    for override in overrides:
+        _override(raw, override)
+    return _checked(raw, label, overrides)
+
+
 def parse_recipe(raw: Mapping[str, Any], label: str) -> Recipe:
     """The recipe in a plain mapping, as `Recipe.model_dump(mode="json")` gives it; `label` names the file in errors."""
     return _checked(raw, label, ())

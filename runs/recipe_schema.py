@@ -51,7 +51,8 @@ def node_at(location: Sequence[str | int]) -> Node | None:
         if isinstance(step, int):
             node = inside.get("items")
         else:
-            node = inside.get("properties", {}).get(step)
+            others = inside.get("additionalProperties")
+            node = inside.get("properties", {}).get(step, others if isinstance(others, dict) else None)
     return node
 
 

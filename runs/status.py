@@ -97,7 +97,7 @@ class Watch:
 
 def networks_of(recipe: Recipe) -> int:
     """How many networks a recipe wants trained: those of the search, and the published ones beside it."""
-    return recipe.search.candidates + len(recipe.search.beside)
+    return (recipe.search.candidates if recipe.space else 1) + len(recipe.search.beside)
 
 
 def line(c: Candidate) -> Text:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -25,7 +26,8 @@ from ..analysis.table import candidate_table, write_csv
 from ..proxies.device import find_device
 from ..proxies.training import Training
 from ..proxies.work import Data
-from ..search.candidate import TRAINED_ALIKE
+from ..pruning.budget import Meter
+from ..search.candidate import TRAINED_ALIKE, Candidate
 from ..search.engine import Interrupted
 from ..search.first import first_record
 from ..search.loop import Exhausted, Search
@@ -35,11 +37,15 @@ from ..search.settings import Budget, Settings
 from ..search.study import Record
 from ..search.verdict import Verdict, confirm
 from ..spaces import InputError, published, published_architecture
+from ..spaces.plan import Plan
 from .folder import RunFolder
 from .local_engine import LocalEngine
+from .pruning_jobs import Job, jobs
+from .pruning_story import Pruner, parents_of, refuse_unreachable
 from .recipe import Recipe
 from .recipe_checks import check_device
-from .recipe_file import read_recipe
+from .recipe_file import network_of, read_recipe
+from .recipe_pruning import PruningPart
 from .status import Watch
 from .summary import front_rows, judged, machine_facts, summary_of, versions
 from .winner import export_candidate
@@ -61,9 +67,10 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
     Raises InputError for what the user can mend, Stopped after a signal, Exhausted where the search cannot go on.
     """
     recipe = read_recipe(name, overrides)
-    if recipe.space is None:
+    if not recipe.has_front:
         raise InputError(f"{name}: has no 'space' to search")
     settings = settings_of(recipe)
+    refuse_unreachable_at_once(recipe)
     say_notes(settings.data, console)
     folder = RunFolder(out or Path("out") / Path(name).stem)
     aside = folder.move_aside() if fresh else None
@@ -71,24 +78,31 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
         console.print(f"The earlier run now lies in {aside}", soft_wrap=True)
     with folder.lock():
         folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
-        record = Record(folder.url, recipe.objectives, settings.space)
-        refuse_other_images(folder, settings, record)
-        refuse_other_device(folder, settings, record)
-        if record.attribute("finished"):
-            console.print(f"{folder.path} holds a finished run; nothing in it is done twice.")
-        ended = None
-        with (
-            signals() as asked,
-            LocalEngine(workers(recipe, settings), lambda: bool(asked)) as engine,
-            Watch(folder, recipe, record, engine, console) as watch,
-        ):
-            try:
-                ended = drive(settings, record, engine, folder, watch)
-            except Interrupted:
-                watch.enter("stopped")
-            if asked:  # also where all was done by then: the report would take longer than a signal allows
-                raise Stopped(asked[0])
-        conclude(folder, recipe, record, console)
+        carry_on(folder, recipe, settings, Record(folder.url, recipe.objectives, settings.space), console)
+
+
+def carry_on(folder: RunFolder, recipe: Recipe, settings: Settings, record: Record, console: Console) -> None:
+    """Does what is left of a run whose folder is locked, and concludes it."""
+    refuse_other_images(folder, settings, record)
+    refuse_other_device(folder, settings, record)
+    if record.attribute("finished"):
+        console.print(f"{folder.path} holds a finished run; nothing in it is done twice.")
+    known = {name for name, _ in settings.beside}
+    more = [n for request in record.attribute("pruning") or [] for n in request["systems"] if n not in known]
+    settings = replace(settings, beside=(*settings.beside, *((n, published(n)) for n in dict.fromkeys(more))))
+    ended = None
+    with (
+        signals() as asked,
+        LocalEngine(workers(recipe, settings), lambda: bool(asked)) as engine,
+        Watch(folder, recipe, record, engine, console) as watch,
+    ):
+        try:
+            ended = drive(settings, record, engine, folder, watch, recipe)
+        except Interrupted:
+            watch.enter("stopped")
+        if asked:  # also where all was done by then: the report would take longer than a signal allows
+            raise Stopped(asked[0])
+    conclude(folder, recipe, record, console)
     if ended is not None:
         raise ended
 
@@ -126,8 +140,10 @@ def refuse_other_device(folder: RunFolder, settings: Settings, record: Record) -
             )
 
 
-def drive(settings: Settings, record: Record, engine: LocalEngine, folder: RunFolder, watch: Watch) -> Exhausted | None:
-    """Opening, search, confirmation; gives the reason where the search ended before its budget."""
+def drive(
+    settings: Settings, record: Record, engine: LocalEngine, folder: RunFolder, watch: Watch, recipe: Recipe
+) -> Exhausted | None:
+    """Opening, search, pruning, confirmation; gives the reason where the search ended before its budget."""
     clock = Clock(record)
     if record.attribute("first") is None:
         watch.enter("measuring the reference")
@@ -140,8 +156,9 @@ def drive(settings: Settings, record: Record, engine: LocalEngine, folder: RunFo
         clock.tick()
 
     run = Search(settings, record, engine, folder.candidate, look)
+    pruner = Pruner(settings, record, engine, folder, look)
     if record.attribute("finished"):
-        if run.wants_more():
+        if run.wants_more() or run.beside or pruner.lacks(asked_for(recipe, record, settings)):
             record.set_attribute("finished", False)
             record.set_attribute("contenders", {})  # the front is open again
         else:
@@ -152,13 +169,47 @@ def drive(settings: Settings, record: Record, engine: LocalEngine, folder: RunFo
         run.run()
     except Exhausted as error:
         ended = error
+    wanted = asked_for(recipe, record, settings)
+    if pruner.lacks(wanted):
+        watch.enter("pruning", len(wanted))
+        pruner.run(wanted)
     watch.enter("confirming the front")
-    confirm(settings, record, engine, folder.candidate, look)
+    confirm(settings, record, engine, folder.candidate, look, pruner.training_of)
     clock.tick(now=True)
     if not record.attribute("finished"):
         record.set_attribute("finished", True)
     watch.enter("finished")
     return ended
+
+
+def asked_for(recipe: Recipe, record: Record, settings: Settings) -> list[Job]:
+    """All that is to be pruned: what the recipe says, and what was asked for since."""
+    found: list[Job] = []
+    if recipe.pruning is not None:
+        parents = parents_of(recipe.pruning, record, settings, recipe.make_winner())
+        found += jobs(recipe.pruning, parents)
+    for request in record.attribute("pruning") or []:
+        plan = request["plan"] and Plan.from_json(request["plan"])
+        parents = [*request["parents"], *trained_systems(record, request["systems"])]
+        found += jobs(PruningPart.model_validate(request["part"]), parents, plan)
+    return list({job.key: job for job in found}.values())
+
+
+def trained_systems(record: Record, names: Sequence[str]) -> list[int]:
+    """The candidates of a run that are these published networks, as far as they are trained."""
+    found = {c.details.get("system"): c.number for c in record.candidates if c.kind == "published" and is_whole(c)}
+    return [found[name] for name in names if name in found]
+
+
+def is_whole(candidate: Candidate) -> bool:
+    """Whether a candidate can be pruned: trained to its end, and not cut already."""
+    return candidate.state == "complete" and candidate.design.plan is None and "psnr_db" in candidate.numbers
+
+
+def refuse_unreachable_at_once(recipe: Recipe) -> None:
+    """InputError for a budget that the recipe's one network cannot be cut to, before it is trained."""
+    if recipe.space is None and recipe.pruning is not None:
+        refuse_unreachable(Meter(network_of(recipe)), jobs(recipe.pruning, [0]))
 
 
 class Clock:
@@ -225,8 +276,11 @@ def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
 def settings_of(recipe: Recipe) -> Settings:
     """The settings that a recipe describes, for this machine."""
     space = recipe.make_space()
+    beside = [(name, published(name)) for name in recipe.search.beside]
     if space is None:
-        raise InputError("the recipe has no 'space' to search")
+        if recipe.network is None:
+            raise InputError("the recipe has no 'space' to search, and no 'network' to prune")
+        beside.insert(0, (Path(recipe.network).name, network_of(recipe)))
     known = tuple(published_architecture(name) for name in recipe.search.seeded_with)
     device = device_of(recipe)
     check_device(recipe, device)  # with `device: auto` this could not be known before
@@ -237,7 +291,12 @@ def settings_of(recipe: Recipe) -> Settings:
         sampler=recipe.search.sampler,
         start=Start(recipe.search.start, known),
         seed=recipe.seed,
-        budget=Budget(recipe.search.candidates, recipe.search.minutes, recipe.search.steps, recipe.search.at_least),
+        budget=Budget(
+            recipe.search.candidates if space else 0,
+            recipe.search.minutes,
+            recipe.search.steps,
+            recipe.search.at_least,
+        ),
         training=training_of(recipe),
         fit=recipe.train.fit,
         data=data_of(recipe),
@@ -246,7 +305,7 @@ def settings_of(recipe: Recipe) -> Settings:
         device=device,
         confirm_seeds=recipe.confirm.seeds,
         task_minutes=recipe.search.task_minutes,
-        beside=tuple((name, published(name)) for name in recipe.search.beside),
+        beside=tuple(beside),
     )
 
 

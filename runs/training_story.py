@@ -39,7 +39,7 @@ def train_candidate(
     """
     folder = RunFolder(path)
     recipe = folder.recipe()
-    if recipe.space is None:
+    if not recipe.has_front:
         raise InputError(f"{path}: was not made by a search; train its recipe instead")
     other = read_recipe(recipe_name, overrides) if recipe_name else recipe
     if recipe_name is None and overrides:
@@ -75,7 +75,7 @@ def train_candidate(
 
 def train_network(name: str, out: Path | None, overrides: Sequence[str], seeds: int, console: Console) -> None:
     """Trains the one network that a recipe names and exports it to `winner/` of the folder."""
-    recipe = read_recipe(name, overrides)
+    recipe = read_recipe(name, overrides).model_copy(update={"pruning": None})  # that is `prune`
     design = network_of(recipe)
     named = recipe.network if recipe.network in BUILDABLE else design.summary()
     refuse_untrainable(build(design, device="meta"), str(named), recipe.train.loss, bool(recipe.train.grow_at))

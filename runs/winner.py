@@ -12,7 +12,7 @@ from ..spaces import InputError
 from .folder import RunFolder
 from .recipe import Recipe
 
-EXPORTED = {"architecture.json", "model.safetensors", "model.onnx", "train.yaml", "card.md"}
+EXPORTED = {"architecture.json", "plan.json", "model.safetensors", "model.onnx", "train.yaml", "card.md"}
 DEMO_NOTE = "Trained for a short while on a few demo photos: its PSNR says nothing about the quality it could reach."
 
 

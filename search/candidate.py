@@ -7,6 +7,7 @@ from typing import Any
 from ..spaces import NETWORKS, Design, Published
 
 TRAINED_ALIKE = ("search", "published")  # the kinds that a search measures and trains, all in one way
+ON_FRONT = (*TRAINED_ALIKE, "pruned")  # the kinds that may stand on the front
 STATES = ("running", "complete", "pruned", "failed")
 
 
@@ -16,7 +17,8 @@ class Candidate:
 
     number: its place in the study. state: `complete`; `pruned` (it broke a limit before training, `reason` says which);
     `failed` (`reason` says why); `running`. kind: `search`; `published` for a published network that
-    is trained beside those found; `trained` for a longer training of `parent`.
+    is trained beside those found; `trained` for a longer training of `parent`; `pruned` for what was cut out of it;
+    `control` for what such a cut is compared with.
     origin: how it was proposed. numbers: what was measured, the unit in the name. intervals: 95 % intervals of those
     that have one. curve: (step, mean loss since the last point). confirmed: timed again together with the front and
     trained with further seeds. tied_with: members of the front that it cannot be told apart from.

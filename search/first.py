@@ -49,13 +49,16 @@ def first_record(settings: Settings, engine: Engine) -> dict[str, Any]:
 def fitted_steps(settings: Settings, engine: Engine) -> int:
     """As many training steps as let the asked number of candidates end within `minutes`, at most the recipe's.
 
-    Measured on networks of the space, one of each block type, on all workers at once, as the search will run them.
+    Measured on networks of the space, one of each block type, on all workers at once, as the search will run them;
+    without a space, on those that are trained.
     """
     minutes = settings.budget.minutes
     if minutes is None:
         return settings.training.steps
-    random = Random(f"{settings.seed}:speed")
-    designs = [Design(settings.space.sample(random, only_type=block.type)) for block in settings.space.blocks]
+    random, space = Random(f"{settings.seed}:speed"), settings.space
+    designs = [design for _, design in settings.beside]
+    if space is not None:
+        designs = [Design(space.sample(random, only_type=block.type)) for block in space.blocks]
     tasks = [
         Task(f"first/speed {slot}", SpeedWork(tuple(designs), settings.training, settings.data, settings.device))
         for slot in range(engine.slots)
@@ -63,7 +66,8 @@ def fitted_steps(settings: Settings, engine: Engine) -> int:
     speeds = [numbers_of(finished) for finished in complete(engine, tasks)]
     step_s = sum(speed["step_s"] for speed in speeds) / len(speeds)
     evaluation_s = sum(speed["evaluation_s"] for speed in speeds) / len(speeds)
-    rounds = math.ceil(settings.budget.candidates / engine.slots)
+    wanted = settings.budget.candidates or len(settings.beside)
+    rounds = math.ceil(wanted / engine.slots)
     confirming = 1 + CONTENDERS_SHARE * settings.confirm_seeds
     a_candidate_s = FITTED_SHARE * 60 * minutes / (rounds * confirming) - evaluation_s
     return max(FEWEST_STEPS, min(settings.training.steps, int(a_candidate_s / step_s)))

@@ -17,7 +17,7 @@ from ..proxies.complexity import complexity
 from ..proxies.training import saved_step
 from ..proxies.work import TimeWork, TrainWork
 from ..proxies.writing import write_json
-from ..spaces import Design
+from ..spaces import NETWORKS, Design
 from .candidate import TRAINED_ALIKE, Candidate
 from .engine import Engine, Finished, Interrupted, Task
 from .objectives import broken, matrix
@@ -65,7 +65,7 @@ class Search:
         self.known = {c.design.hash for c in record.candidates if belongs(c, settings.space)}
         self.spent_before_s: float = record.attribute("seconds") or 0.0
         self.started = time.monotonic()
-        begun = {c.details.get("system") for c in record.candidates if c.kind == "published"}
+        begun = {c.details.get("beside") or c.details.get("system") for c in record.candidates}
         self.beside = [(name, design) for name, design in settings.beside if name not in begun]
 
     # ---- the loop
@@ -85,7 +85,7 @@ class Search:
             try:
                 proposing = exhausted is None and self.has_room() and (bool(self.beside) or self.wants_more())
                 if proposing and self.beside:
-                    self.begin_published(*self.beside.pop(0))
+                    self.begin_given(*self.beside.pop(0))
                 elif proposing:
                     self.propose()
                 finished = self.engine.next(timeout_s=0.2 if self.running and not proposing else 0.01)
@@ -148,10 +148,12 @@ class Search:
         design = Design(proposal.architecture)
         self.enter(Candidate(len(self.record.candidates), design, origin=proposal.origin), proposal.memory)
 
-    def begin_published(self, name: str, design: Design) -> None:
-        """Begins with a published network as with any other; a search may still find the same architecture itself."""
+    def begin_given(self, name: str, design: Design) -> None:
+        """Begins with a given network as with any other; a search may still find the same architecture itself."""
         number, details = len(self.record.candidates), {"system": name}
-        self.enter(Candidate(number, design, kind="published", origin=f"published network {name}", details=details))
+        known = Candidate(number, design, kind="published", origin=f"published network {name}", details=details)
+        given = Candidate(number, design, origin=f"the network {name}", details={"beside": name})
+        self.enter(known if name in NETWORKS else given)
 
     def enter(self, candidate: Candidate, memory: Mapping[str, Any] | None = None) -> None:
         """Counts a new candidate, records it whole, and sends it on if it breaks no limit."""
@@ -170,21 +172,22 @@ class Search:
         The draw is keyed by how many candidates the sampler has seen, not by how many records there are: one that does
         not belong to the space moves nothing.
         """
-        settings, seen = self.settings, self.view()
+        settings, seen, space = self.settings, self.view(), self.settings.space
+        assert space is not None  # without one nothing is proposed
         number = len(seen)
-        if len(self.known) >= settings.space.size:
-            raise Exhausted(f"all {settings.space.size} networks of the space have been tried", 0)
+        if len(self.known) >= space.size:
+            raise Exhausted(f"all {space.size} networks of the space have been tried", 0)
         for attempt in range(REDRAWS):
             random = Random(f"{settings.seed}:{number}:{attempt}")
-            proposal = SAMPLERS[settings.sampler](settings.space, seen, random, settings.start, settings.objectives)
+            proposal = SAMPLERS[settings.sampler](space, seen, random, settings.start, settings.objectives)
             if proposal.architecture.hash not in self.known:
                 return proposal
         random = Random(f"{settings.seed}:{number}:random")
         for _ in range(RANDOM_DRAWS):
-            architecture = settings.space.sample(random)
+            architecture = space.sample(random)
             if architecture.hash not in self.known:
                 return Proposal(architecture, "random: the sampler repeated itself")
-        raise Exhausted(f"no network was found that has not been tried; the space holds {settings.space.size}", 0)
+        raise Exhausted(f"no network was found that has not been tried; the space holds {space.size}", 0)
 
     def view(self) -> list[Seen]:
         """What the sampler is shown: the candidates whose genome lies in the space, and nothing else."""

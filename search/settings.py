@@ -33,10 +33,11 @@ class Settings:
     """All that a search goes by.
 
     `training.steps` is the most a candidate is trained; with `fit` fewer, so that `minutes` suffice.
-    beside: published networks that are measured and trained like those found, by name; no sampler sees them.
+    space: None where no network is searched, and only those beside are trained.
+    beside: given networks that are measured and trained like those found, by name; no sampler sees them.
     """
 
-    space: Space
+    space: Space | None
     objectives: tuple[str, ...]
     limits: tuple[Limit, ...]
     sampler: str

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from ..proxies.work import TimeWork, TrainWork
-from .candidate import TRAINED_ALIKE, Candidate
+from .candidate import ON_FRONT, Candidate
 from .engine import Engine, Finished, Interrupted, Task, complete
 from .first import hypervolume_reference
 from .front import dominates, hypervolume, knee, non_dominated
@@ -28,7 +28,7 @@ def eligible(candidates: Sequence[Candidate], objectives: Sequence[str], limits:
         c
         for c in candidates
         if c.state == "complete"
-        and c.kind in TRAINED_ALIKE
+        and c.kind in ON_FRONT
         and all(name in c.numbers for name in objectives)
         and broken(limits, c.numbers) is None
     ]
@@ -63,15 +63,28 @@ def contenders(candidates: Sequence[Candidate], objectives: Sequence[str]) -> li
     return [c for c, out in zip(candidates, beaten, strict=True) if not out]
 
 
+Retrain = Callable[[Candidate, int, str], TrainWork]  # the candidate's own training with another seed, to a folder
+
+
 def confirm(
-    settings: Settings, record: Record, engine: Engine, folder_of: Callable[[int], Path], on_change: Callable[[], None]
+    settings: Settings,
+    record: Record,
+    engine: Engine,
+    folder_of: Callable[[int], Path],
+    on_change: Callable[[], None],
+    retrain: Retrain | None = None,
 ) -> bool:
     """Times the contenders again, together, and trains them with further seeds; each result is recorded as it comes.
 
-    What an earlier life of the run has recorded is not done again; False where nothing was left to do. Raises
-    Interrupted on a stop.
+    retrain: how one is trained again; by default from new weights, as those of the search are. What an earlier life of
+    the run has recorded is not done again; False where nothing was left to do. Raises Interrupted on a stop.
     """
     training = replace(settings.training, steps=record.attribute("first")["steps"])
+
+    def anew(c: Candidate, seed: int, folder: str) -> TrainWork:
+        return TrainWork(c.design, training, settings.data, seed, settings.device, folder)
+
+    again = retrain or anew
     chosen = contenders(eligible(record.candidates, settings.objectives, settings.limits), settings.objectives)
     tasks: list[Task] = []
     if settings.needs("timed"):
@@ -84,13 +97,15 @@ def confirm(
         for c in chosen:
             for repeat in range(1, settings.confirm_seeds + 1):
                 seed, folder = training_seed(settings.seed, c.number, repeat), folder_of(c.number) / f"seed{repeat}"
-                work = TrainWork(c.design, training, settings.data, seed, settings.device, str(folder))
+                work = again(c, seed, str(folder))
                 tasks.append(Task(f"confirm/training/{c.number}/{repeat}", work, settings.task_minutes))
     done = record.attribute("confirmed") or {}
     missing = [task for task in tasks if task.name not in done]
+    names = {str(c.number): names_of(c, tasks) for c in chosen}
+    if record.attribute("contenders") != names:
+        record.set_attribute("contenders", names)
     if not missing:
         return False
-    record.set_attribute("contenders", {str(c.number): names_of(c, tasks) for c in chosen})
     for finished in complete(engine, missing, on_change):
         if finished.failure or finished.numbers is not None:
             done = {**done, finished.task.name: _kept(finished)}

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -82,6 +83,25 @@ class Plan:
             if not isinstance(value, Mapping):
                 raise InputError(f"plan: '{key}' must be a mapping from the names of convolutions to lists")
         return cls(data["architecture"], dict(kept), dict(order))
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a JSON file: a plan alone, or the design of a pruned network; InputError names the file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: is not JSON; a plan is the plan.json of an exported pruned network") from None
+    # A design names its architecture in full, a plan by its hash.
+    is_design = isinstance(data, dict) and "kept" not in data and not isinstance(data.get("architecture", ""), str)
+    is_architecture = isinstance(data, dict) and ("blocks" in data or "system" in data)
+    if (is_design and data.get("plan") is None) or is_architecture:
+        raise InputError(f"{path}: holds a network but no plan: that network is not pruned")
+    try:
+        return Plan.from_json(data["plan"] if is_design else data)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def check(plan: Plan, network: nn.Module, architecture: str | None = None) -> None:

@@ -357,6 +357,7 @@ def test_the_table_has_the_columns_promised(tmp_path: Path) -> None:
         *("number", "state", "kind", "parent", "summary", "hash"),
         *numbers,
         *("on_front", "tied_with", "confirmed", "steps", "train_s", "reason", "origin"),
+        *("strategy", "criterion", "control", "repeat"),
     ]
     write_csv(table, tmp_path / "candidates.csv")
     read = pd.read_csv(tmp_path / "candidates.csv")

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pruned import KEPT, PATH, child, run
 
 from paretosr.analysis.pareto import TRACES, front_figure
 from paretosr.analysis.report import write_report
@@ -53,6 +55,21 @@ def summary() -> RunSummary:
     )
 
 
+def pruned() -> RunSummary:
+    """Two pruned networks with several children each, and of the second three controls, the last without a cut."""
+    cut: list[Candidate] = []
+    for parent in (0, 1):
+        for strategy in ("inner", "group", "free"):
+            for budget in (0.8, 0.5):
+                more = {"budget": {"latency_ratio": budget}, "parent": parent}
+                cut.append(child(3 + len(cut), strategy, 27.0 + 0.01 * len(cut), budget, **more))
+    short = [*PATH[:2], {"stage": "recovered", "psnr_db": 26.9}]
+    cut.append(child(3 + len(cut), "group", 26.9, control="scratch"))
+    cut.append(child(3 + len(cut), "uniform", 26.9, control="uniform", path=short, kept=KEPT[:1]))
+    cut.append(child(3 + len(cut), "group", 27.5, 1.0, control="uncut", kept=[]))
+    return run(*cut)
+
+
 @pytest.fixture(scope="module")
 def browser(chromium: Path) -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
@@ -68,9 +85,30 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def pruned_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pruned") / "report.html"
+    write_report(pruned(), path)
+    return path
+
+
 @pytest.fixture
 def page(browser: Any, report: Path) -> Iterator[Any]:
     """The report, opened offline; fails afterwards if the page complained or asked for anything but itself."""
+    with watched(browser, report) as opened:
+        yield opened
+
+
+@pytest.fixture
+def pruned_page(browser: Any, pruned_report: Path) -> Iterator[Any]:
+    """The report of a run with pruned children, opened and watched in the same way."""
+    with watched(browser, pruned_report) as opened:
+        opened.wait_for_selector("#path .scatterlayer")
+        yield opened
+
+
+@contextmanager
+def watched(browser: Any, report: Path) -> Iterator[Any]:
     context = browser.new_context(offline=True, viewport={"width": 1280, "height": 900}, color_scheme="light")
     opened = context.new_page()
     complaints: list[str] = []
@@ -212,3 +250,50 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, report: Path) -> None
     page.goto(report.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
+
+
+def data(page: Any, place: str) -> list[dict[str, Any]]:
+    """The traces of a figure as the page has drawn them."""
+    return page.evaluate("place => JSON.parse(JSON.stringify(document.getElementById(place).data))", place)
+
+
+def test_the_pruning_section_draws_and_its_menus_change_it(pruned_page: Any) -> None:
+    page, (uniform, uncut) = pruned_page, (str(c.number) for c in pruned().candidates[-2:])
+    for place, layer in (("ladder", "scatterlayer"), ("path", "scatterlayer"), ("widths", "barlayer")):
+        assert page.locator(f"#{place} .{layer} .trace").count() > 0, place
+    assert data(page, "ladder")[0]["name"] == "0, unpruned"
+    page.select_option("#ladder-parent", "1")
+    assert data(page, "ladder")[0]["name"] == "1, unpruned"
+    assert (len(data(page, "path")[0]["y"]), len(data(page, "widths")[0]["y"])) == (4, 3)
+    page.select_option("#pruned-child", uniform)
+    assert (len(data(page, "path")[0]["y"]), len(data(page, "widths")[0]["y"])) == (3, 1)
+    page.locator(f"#pruned tr[data-number='{uncut}'] td").nth(1).click()
+    assert page.input_value("#pruned-child") == uncut
+    assert page.locator("#widths-none").is_visible()
+    assert not page.locator("#widths").is_visible()
+    page.select_option("#pruned-child", uniform)
+    assert page.locator("#widths .barlayer .point").count() == 2
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_pruning_table_sorts_and_its_figures_follow_the_paper(pruned_page: Any) -> None:
+    pruned_page.locator("#pruned thead th button").nth(7).click()
+    best = str(pruned().candidates[-1].number)
+    assert pruned_page.locator("#pruned tbody tr th a").first.inner_text() == best
+    pruned_page.emulate_media(color_scheme="dark")
+    for place in ("ladder", "path", "widths"):
+        sync_api.expect(pruned_page.locator(f"#{place} .ytick text").first).to_have_css("fill", "rgb(230, 233, 238)")
+
+
+def test_arrows_follow_to_other_axes(pruned_page: Any) -> None:
+    heads = f"#front .scatterlayer .trace:nth-child({TRACES.index('arrows') + 1}) .points path"
+    shapes = "paths => paths.map(path => path.getAttribute('d')).filter(d => d !== 'M0,0Z')"  # none at the parents
+    before = pruned_page.locator(heads).evaluate_all(shapes)
+    assert len(before) == sum(c.kind == "pruned" for c in pruned().candidates)
+    pruned_page.select_option("#axis-x", "activations_m")
+    wanted = json.loads(str(front_figure(pruned(), "activations_m", "psnr_db").to_json()))["data"]
+    got, arrows = drawn(pruned_page)["arrows"], wanted[TRACES.index("arrows")]
+    assert [got[key] for key in ("x", "y", "marker")] == [arrows[key] for key in ("x", "y", "marker")]
+    after = pruned_page.locator(heads).evaluate_all(shapes)
+    assert len(after) == len(before)
+    assert after != before  # the heads have turned

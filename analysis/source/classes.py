@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .cut import Section
 from .expressions import attribute
 from .kinds import Kind, Made, Setting, class_lines
 from .layout import Bracket, Pieces, called, literal
@@ -18,6 +19,7 @@ from .trace import Call, NotWritable, Trace, is_sequential, torch_class, traced,
 RESERVED = {"F", "nn", "torch"}
 NOT_SETTINGS = ("self", "device", "dtype")
 LONGEST_SUMMARY = 86  # what fits a line of the file
+SHORTEST_STEPS = 4  # a list of equal steps is told from one by chance
 NORMS = nn.modules.batchnorm._NormBase
 
 
@@ -62,7 +64,9 @@ def _kind(module: nn.Module, calls: Mapping[str, Call], kinds: list[Kind]) -> Ki
 
     calls: how it and those inside it are called, by path from it.
     """
-    trace = traced(module, calls[""]) if "" in calls else None
+    trace = None
+    if "" in calls:
+        trace = module.as_trace() if isinstance(module, Section) else traced(module, calls[""])
     inside = {**calls, **trace.calls} if trace else calls
     body: list[Pieces] = []
     for name, value in _owned(module._parameters):
@@ -70,13 +74,15 @@ def _kind(module: nn.Module, calls: Mapping[str, Call], kinds: list[Kind]) -> Ki
     for name, value in _owned(module._buffers):
         attribute(module, name)  # whether it can be written as one
         body.append(called("self.register_buffer", (literal(name),), _zeros(value)))
+    body += [_indices(name, index) for name, index in getattr(module, "indices", {}).items()]
     for name, child in module.named_children():
         if trace is None or _is_used(trace, name) or child.state_dict():
             body.append((f"{attribute(module, name)} = ", *_constructor(child, _inside(inside, name), kinds)))
-    wanted = type(module).__name__.strip("_")
+    wanted = module.wanted if isinstance(module, Section) else type(module).__name__.strip("_")
     if not wanted.isidentifier() or not wanted.isascii() or keyword.iskeyword(wanted):
         wanted = "Part"
-    kind = Kind(wanted, summary_of(module), body, [], forward_lines(trace) if trace else [])
+    summary = "" if isinstance(module, Section) else summary_of(module)
+    kind = Kind(wanted, summary, body, [], forward_lines(trace) if trace else [])
     for other in kinds:
         if kind.is_like(other):
             return other
@@ -150,6 +156,18 @@ def _zeros(value: Tensor) -> Pieces:
     shape: list[Pieces] = [(Setting(size, "channels"),) for size in value.shape]
     kind: list[Pieces] = [(f"dtype={value.dtype}",)] if value.dtype != torch.float32 else []
     return called("torch.zeros", *(shape or [("()",)]), *kind)
+
+
+def _indices(name: str, index: tuple[int, ...]) -> Pieces:
+    """A list of channels, which is no weight."""
+    step = index[1] - index[0] if len(index) > 1 else 1
+    worth = step == 1 or (step > 1 and len(index) >= SHORTEST_STEPS)
+    if worth and index == tuple(range(index[0], index[-1] + 1, step)):
+        ends = (index[0], index[-1] + 1, step) if step > 1 else (index[0], index[-1] + 1)
+        held = called("torch.arange", *((str(end),) for end in ends))
+    else:
+        held = called("torch.tensor", (Bracket("[", tuple((str(place),) for place in index), "]", filled=True),))
+    return called("self.register_buffer", (literal(name),), held, ("persistent=False",))
 
 
 def _parameter(value: Tensor) -> Pieces:

@@ -1,5 +1,7 @@
 """Lines of Python source of at most 100 characters: what is too long is broken at its brackets, as formatters do."""
 
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 WIDTH = 100
@@ -14,6 +16,7 @@ class Bracket:
     items: tuple["Pieces", ...]
     closing: str
     commas: bool = True  # False for a comprehension, whose items are its clauses
+    filled: bool = False  # many short items, as many on a line as go there; formatters are told to leave them so
 
     def inside(self) -> str:
         """The items on one line, without a comma after the last."""
@@ -34,6 +37,12 @@ def laid_out(pieces: Pieces, depth: int, after: str = "") -> list[str]:
     brackets = [index for index, piece in enumerate(pieces) if isinstance(piece, Bracket) and piece.items]
     if len(line) <= WIDTH or not brackets:
         return [line]
+    filled = next(_filled(pieces), None)
+    if filled is not None:
+        before, _, end = (flat(pieces) + after).partition(filled.inside())
+        inside = textwrap.wrap(filled.inside(), WIDTH - len(INDENT) * (depth + 1))
+        inside = [INDENT * (depth + 1) + text for text in inside]
+        return [INDENT * depth + before, *inside, f"{INDENT * depth}{end}  # fmt: skip"]
     last = brackets[-1]
     bracket = pieces[last]
     assert isinstance(bracket, Bracket)
@@ -44,6 +53,13 @@ def laid_out(pieces: Pieces, depth: int, after: str = "") -> list[str]:
         return [first, inside, end]
     comma = "," if bracket.commas else ""
     return [first, *(line for item in bracket.items for line in laid_out(item, depth + 1, comma)), end]
+
+
+def _filled(pieces: Pieces) -> Iterator[Bracket]:
+    """The brackets in an expression whose items fill lines."""
+    for piece in pieces:
+        if isinstance(piece, Bracket):
+            yield from [piece] if piece.filled else (found for item in piece.items for found in _filled(item))
 
 
 def called(function: str, *arguments: Pieces) -> Pieces:

@@ -103,7 +103,8 @@ class _Body:
         nodes = [node for node in self.nodes if node not in parts]
         heads: list[Step | Loop] = []
         while nodes:
-            loop = None if nodes[0] in unpacked else self._loop(nodes)
+            until = next((at for at, node in enumerate(nodes) if node in unpacked), len(nodes))
+            loop = self._loop(nodes[:until]) if until else None
             if loop is not None:
                 heads.append(loop)
                 del nodes[: len(loop.calls)]
@@ -128,7 +129,7 @@ class _Body:
                     whole = len(calls) == len(container._modules)
                     part = "" if whole else f"[{start or ''}:{start + len(calls)}]"
                     over = attribute(self.trace.module, holder) + part
-                    return Loop(calls, place, over, _one_of(holder), collected)
+                    return Loop(calls, place, over, one_of(holder), collected)
             calls, collected = self._closed(_chain(nodes, place, str(first.target), None))
             if len(calls) >= SHORTEST_LOOP:
                 return Loop(calls, place, f"range({len(calls)})", None, collected)
@@ -185,24 +186,24 @@ class _Body:
         parameters = ["self", *("*" * given.starred + given.parameter for given in taken)]
         lines = [f"{INDENT}def forward({', '.join(parameters)}):"]
         for step in [*self.steps, Step(self.result, [])]:
-            if isinstance(step, Loop):
-                lines += self._loop_lines(step)
-                continue
             pieces = self._statement(step)
             long = len(flat(pieces)) + 2 * len(INDENT) > WIDTH
             apart = self._best_apart(step, len(flat(pieces))) if long else None
             if apart is not None:
                 return lines, apart
-            lines += laid_out(pieces, 2)
+            lines += self._loop_lines(step) if isinstance(step, Loop) else laid_out(pieces, 2)
         return lines, None
 
-    def _statement(self, step: Step) -> Pieces:
+    def _statement(self, step: Step | Loop) -> Pieces:
+        """The statement of a step; of a loop, the one before it."""
+        if isinstance(step, Loop):
+            return (f"{self.written.names[step.calls[-1]]} = ", *self.written.argument(step.start))
         if step.value is self.result:
             return ("return ", *self.written.argument(self.result.args[0]))
         names = ["_" if target is None else self.written.names[target] for target in step.targets]
         return (f"{', '.join(names)} = " if names else "", *self.written.expression(step.value)[0])
 
-    def _best_apart(self, step: Step, length: int) -> Node | None:
+    def _best_apart(self, step: Step | Loop, length: int) -> Node | None:
         """The part of an expression that gets a statement of its own: one of a list, or what leaves short lines."""
         parts, left = [], step.needs
         while left:
@@ -221,9 +222,8 @@ class _Body:
             held = loop.collected[: -len(loop.calls)]
             start = Bracket("[", tuple(written.argument(item) for item in held), "]")
             lines += laid_out((f"{written.lists[loop.collected]} = ", start), 2)
-        first = written.argument(loop.start)
-        if flat(first) != name:
-            lines += laid_out((f"{name} = ", *first), 2)
+        if flat(written.argument(loop.start)) != name:
+            lines += laid_out(self._statement(loop), 2)
         each = loop.each or attribute(self.trace.module, str(loop.calls[0].target))
         arguments = [written.argument(item) for item in loop.calls[0].args]
         arguments[loop.place] = (name,)
@@ -267,6 +267,7 @@ class _Namer:
         final, start = loop.calls[-1], loop.start
         named = [self.trace.bound[call] for call in reversed(loop.calls) if call in self.trace.bound]
         wanted = named[0] if named else self._wish(final)[0]
+        wanted = "features" if wanted == loop.each else wanted
         holder = self.written.names.get(start) if isinstance(start, Node) else None
         goes_on = holder is not None and holder.isidentifier() and self.last.get(start, -1) <= index  # type: ignore[arg-type]
         if holder is not None and goes_on and (holder == wanted or self.taken.get(wanted, -1) >= index):
@@ -303,7 +304,7 @@ class _Namer:
         if node in trace.passed:
             return trace.passed[node], False
         if node.op == "call_module":
-            return _one_of(str(node.target)), False
+            return one_of(str(node.target)), False
         target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         return MADE_BY.get(target, "y"), False
 
@@ -357,9 +358,11 @@ def _has_effect(node: Node, trace: Trace) -> bool:
     return in_place or bool(node.kwargs.get("inplace")) or "out" in node.kwargs
 
 
-def _one_of(path: str) -> str:
+def one_of(path: str) -> str:
     """What one of the modules at a path is called: `block` for `blocks.3`."""
     word = next((part for part in reversed(path.split(".")) if not part.isdigit()), "layer")
     if word.endswith("ies"):
         return f"{word[:-3]}y"
+    if word.endswith(("ches", "shes", "sses")):
+        return word[:-2]
     return word[:-1] if word.endswith("s") and not word.endswith("ss") else word

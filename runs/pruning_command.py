@@ -1,0 +1,133 @@
+"""`paretosr prune`: what to cut, asked for and refused before anything is written; then the run goes on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from ..pruning.budget import Meter
+from ..pruning.nni_masks import plan_of_masks, read_masks
+from ..search.candidate import Candidate
+from ..search.study import Record
+from ..spaces import BUILDABLE, Design, InputError, published, unknown
+from ..spaces.flow import Flow
+from ..spaces.plan import Plan, read_plan
+from . import story
+from .folder import RunFolder
+from .pruning_jobs import furthest, jobs
+from .pruning_story import refuse_unreachable
+from .recipe import Recipe
+from .recipe_file import changed, read_recipe
+from .recipe_pruning import PruningPart
+from .summary import judged
+from .winner import chosen
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command names: candidates and systems (neither: the front), a recipe, or a plan or masks to cut by."""
+
+    candidates: tuple[int, ...] = ()
+    systems: tuple[str, ...] = ()
+    recipe: str | None = None
+    plan: Path | None = None
+    masks: Path | None = None
+
+
+def prune_network(name: str, out: Path | None, overrides: Sequence[str], console: Console) -> None:
+    """Trains the one network of a recipe and prunes it, or goes on with that."""
+    recipe = read_recipe(name, overrides)
+    if recipe.pruning is None:
+        raise InputError(f"{name}: has no 'pruning'; give it one, or prune the folder of a run")
+    story.search(name, out, overrides, fresh=False, console=console)
+
+
+def prune_run(path: Path, asked: Asked, overrides: Sequence[str], console: Console) -> None:
+    """Adds to a run the children of some of its candidates, and confirms its front anew."""
+    folder = RunFolder(path)
+    recipe = folder.recipe()
+    if not recipe.has_front:
+        raise InputError(f"{path}: was not made by a search; prune a recipe with 'network' and 'pruning' instead")
+    part = part_of(path, recipe, asked, overrides)
+    for name in asked.systems:
+        if name not in BUILDABLE:
+            raise InputError(unknown("system", name, BUILDABLE))
+    settings = story.settings_of(recipe)
+    story.say_notes(settings.data, console)
+    with folder.lock():
+        record = Record(folder.url, recipe.objectives, settings.space)
+        if record.attribute("first") is None:
+            raise InputError(f"{path}: has nothing to prune yet; let the search begin first")
+        parents = parents_of(folder, recipe, record, asked, part)
+        designs = [*(c.design for c in parents), *map(published, asked.systems)]
+        plan = plan_of(asked, designs, settings.data.source)
+        for design in designs if plan is None else ():
+            refuse_unreachable(Meter(design), jobs(part, [0]))
+        request = {
+            "parents": [c.number for c in parents],
+            "systems": list(asked.systems),
+            "part": part.model_dump(mode="json"),
+            "plan": None if plan is None else plan.to_json(),
+        }
+        known = record.attribute("pruning") or []
+        if request not in known:
+            record.set_attribute("pruning", [*known, request])
+        story.carry_on(folder, recipe, settings, record, console)
+
+
+def part_of(path: Path, recipe: Recipe, asked: Asked, overrides: Sequence[str]) -> PruningPart:
+    """How to prune: as another recipe says, or this run's own, or by the defaults; with what `--set` changes."""
+    if asked.recipe is not None:
+        part = read_recipe(asked.recipe, overrides).pruning
+        if part is None:
+            raise InputError(f"{asked.recipe}: has no 'pruning'")
+        return part
+    for override in overrides:
+        if not override.strip().startswith("pruning."):
+            raise InputError(f"--set {override}: of a run that is pruned only 'pruning' can be set")
+    return changed(recipe, overrides, str(path)).pruning or PruningPart()
+
+
+def parents_of(folder: RunFolder, recipe: Recipe, record: Record, asked: Asked, part: PruningPart) -> list[Candidate]:
+    """The candidates to prune; InputError for one that cannot be."""
+    result = judged(recipe, record)
+    if asked.candidates:
+        found = [chosen(record.candidates, number, folder) for number in asked.candidates]
+        for candidate in found:
+            if candidate.design.plan is not None:
+                raise InputError(f"{folder.path}: candidate {candidate.number} is pruned already; prune its parent")
+            if not story.is_whole(candidate):
+                raise InputError(f"{folder.path}: candidate {candidate.number} is not trained ({candidate.state})")
+        return found
+    if asked.systems:
+        return []
+    members = [c for c in result.candidates if c.number in result.front and story.is_whole(c)]
+    numbers = furthest(members, result.winner, part.members, recipe.objectives)
+    if not numbers:
+        raise InputError(f"{folder.path}: no member of the front can be pruned; name one by --candidate")
+    return [record.candidates[number] for number in numbers]
+
+
+def plan_of(asked: Asked, designs: Sequence[Design], source: str) -> Plan | None:
+    """The plan of a file, checked against the one network that it is for; None where none is given."""
+    if asked.plan is None and asked.masks is None:
+        return None
+    if len(designs) != 1 or (asked.plan and asked.masks):
+        raise InputError("--plan and --masks: one of them, for one --candidate or --system")
+    meter = Meter(designs[0])
+    plan = read_plan(asked.plan) if asked.plan else _of_masks(asked.masks, meter.flow, designs[0])
+    try:
+        Design(designs[0].architecture, plan)
+        whole = meter.settled(plan)
+        cut_off = not meter.passes_image(whole)
+    except InputError as error:
+        raise InputError(f"{asked.plan or asked.masks}: {error}") from None
+    if cut_off:
+        raise InputError(f"{asked.plan or asked.masks}: cuts the output off from the image; nothing would be left")
+    return plan
+
+
+def _of_masks(path: Path | None, flow: Flow, design: Design) -> Plan:
+    assert path is not None
+    return plan_of_masks(read_masks(path), flow, design.architecture.hash)
