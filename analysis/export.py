@@ -250,7 +250,7 @@ def cut_text(candidate: Candidate) -> str:
     gone = sum(name not in left for name in there)
     whole = f", {gone} of {len(there)} convolutions cut away whole" if gone else ""
     rows = [f"| output channels of its convolutions | {of:,} | {kept:,} | {kept / of:.0%} |"]
-    before, after = complexity(design.architecture), complexity(design)
+    before, after = complexity(Design(design.architecture)), complexity(design)
     for name, value in before.numbers().items():
         now = after.numbers()[name]
         rows.append(f"| {label(name)} | {number_text(name, value)} | {number_text(name, now)} | {now / value:.0%} |")

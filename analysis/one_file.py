@@ -95,18 +95,17 @@ def one_file(network: nn.Module, stem: str, class_name: str, summary: str = "") 
     cannot be written down.
     """
     model = inference_form(network).cpu().float()
-    counts = _counted(model)
     about = plain_line(summary) or (PRUNED if isinstance(model, Compact) else summary_of(network))
     try:
-        model = in_sections(model) if isinstance(model, Compact) else model
-        classes = module_source(model, class_name, about)
+        written = in_sections(model) if isinstance(model, Compact) else model
+        classes = module_source(written, class_name, about)
     except NotWritable as error:
         raise ExportFailed(f"the network cannot be written as one file: {error}") from error
     used = {node.id for node in ast.walk(ast.parse(classes)) if isinstance(node, ast.Name)}
     imports = "\n".join(line for name, line in IMPORTS.items() if name in used)
-    lists = LISTS if any(getattr(module, "indices", None) for module in model.modules()) else ""
-    head = "\n".join(_head(counts, _least(network), stem, class_name, about, lists))
-    weights = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
+    lists = LISTS if any(getattr(module, "indices", None) for module in written.modules()) else ""
+    head = "\n".join(_head(_counted(model), _least(network), stem, class_name, about, lists))
+    weights = {key: value.detach().clone().contiguous() for key, value in written.state_dict().items()}
     return f"{head}\n\n{imports}\n\n\n{classes}\n", weights
 
 

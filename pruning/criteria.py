@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..proxies.training import TrainingFailed
 from ..spaces import InputError
+from ..spaces.flow import Branch
 from .gates import Gates
 
 Scores = Mapping[str, tuple[Tensor, Tensor | None]]
@@ -94,6 +95,31 @@ def random(network: nn.Module, gates: Gates, batches: Batches, loss: Loss, gener
     )
 
 
+def branch_scores(
+    network: nn.Module, gates: Gates, branches: Iterable[Branch], batches: Iterable[tuple[Tensor, Tensor]], loss: Loss
+) -> dict[str, float]:
+    """What closing a whole branch changes the loss by, summed over batches: measured, by its node.
+
+    In the unit of `taylor_gate`. To first order a branch that holds half the network would seem worth no more than its
+    last convolution. Left out: branches whose ends have no gates, or are closed already. The network is left as it was.
+    """
+    pairs, found = list(batches), {}
+    with _ready(network, []), torch.no_grad():
+        before = sum(float(loss(network(lr), hr)) for lr, hr in pairs)
+        for branch in branches:
+            masks = [gates.masks(name).out for name in branch.closes if name in gates]
+            if len(masks) < len(branch.closes) or not any(mask.any() for mask in masks):
+                continue
+            kept = [mask.clone() for mask in masks]
+            for mask in masks:
+                mask.zero_()
+            after = sum(float(loss(network(lr), hr)) for lr, hr in pairs)
+            for mask, open_channels in zip(masks, kept, strict=True):
+                mask.copy_(open_channels)
+            found[branch.node] = max(0.0, after - before)
+    return found
+
+
 def gradients_of(
     network: nn.Module, parameters: list[nn.Parameter], batches: Batches, loss: Loss
 ) -> Iterator[list[Tensor]]:
@@ -146,6 +172,7 @@ def _of_open_channels(gates: Gates, scores: Scores) -> Scores:
     return found
 
 
+MEASURED_WITH = "taylor_gate"  # the criterion whose scores are changes of the loss, as those of branches are
 CRITERIA: dict[str, Criterion] = {
     "taylor_gate": taylor_gate,
     "taylor_weight": taylor_weight,

@@ -28,13 +28,14 @@ from ..spaces import Design, build, deployed, inference_form
 from ..spaces.flow import FORMS, compact, trace, without_batch_norm
 from ..spaces.plan import Plan
 from .budget import Budget, Meter
-from .criteria import CRITERIA, Scores, gradients_of
+from .criteria import CRITERIA, MEASURED_WITH, Scores, branch_scores, gradients_of
 from .decide import Decider
 from .gates import Gates, attach
 from .settings import Pruning
 from .verify import verify
 
 Batch = tuple[Tensor, Tensor]
+BRANCH_BATCHES = 4  # of the batches for scores, so many tell what a branch is worth
 CUT = "cut.safetensors"  # the weights of the cut network, in the folder of the work
 
 
@@ -195,8 +196,15 @@ class Cutting:
 
     def _cut(self, scores: Scores, budget: Budget, enough: Any = None, stage: str = "cut") -> None:
         pruning = self.pruning
-        decider = Decider(self.meter, pruning.strategy, pruning.floor, pruning.step, pruning.per_cost, self.at.stream)
-        plan = decider.decide(self.at.plan, scores, budget, enough)
+        decider = Decider(
+            self.meter,
+            pruning.strategy,
+            pruning.floor,
+            pruning.step,
+            pruning.per_cost,
+            self.at.stream,
+        )
+        plan = decider.decide(self.at.plan, scores, budget, self._branches() if stage == "cut" else None, enough)
         self.at.stream = None if decider.stream is None else list(decider.stream)
         self._cut_to(plan, stage)
 
@@ -209,6 +217,15 @@ class Cutting:
         generator = torch.Generator().manual_seed(mix(self.work.seed, self.at.phase))
         batches = self._batches(self.pruning.batches)
         return CRITERIA[self.pruning.criterion](self.network, self.gates, batches, LOSSES[self.loss], generator)
+
+    def _branches(self) -> dict[str, float]:
+        """The scores of whole branches, for the strategy that takes them and the criterion that has the same unit."""
+        if self.pruning.strategy != "inner" or self.pruning.criterion != MEASURED_WITH:
+            return {}
+        few = min(self.pruning.batches, BRANCH_BATCHES)
+        batches = list(self._batches(few))
+        found = branch_scores(self.network, self.gates, self.meter.slots.branches, batches, LOSSES[self.loss])
+        return {node: score * self.pruning.batches / few for node, score in found.items()}
 
     def _tick(self) -> Scores:
         """Trains the gates alone and adds up |gate x gradient| on the way; another criterion scores after it."""
@@ -223,7 +240,7 @@ class Cutting:
             optimiser.step()
             self.at.steps += 1
         optimiser.zero_grad()
-        if self.pruning.criterion != "taylor_gate":
+        if self.pruning.criterion != MEASURED_WITH:
             return self._scores()
         found = iter(sums)
         return {name: (next(found), None if gate.into is None else next(found)) for name, gate in self.gates.items()}

@@ -43,53 +43,73 @@ class Decider:
         return STRATEGIES[self.name]
 
     def decide(
-        self, plan: Plan, scores: Scores, budget: Budget, enough: Callable[[Shares], bool] | None = None
+        self,
+        plan: Plan,
+        scores: Scores,
+        budget: Budget,
+        branches: Mapping[str, float] | None = None,
+        enough: Callable[[Shares], bool] | None = None,
     ) -> Plan:
         """The plan that closes the fewest pieces beyond `plan` by which the shares that are left are `enough`.
 
-        enough: by default that the budget is met. InputError, which says what the least is, where the floors do not
-        allow it, and where what is left would be the enlarged image alone.
+        branches: scores of whole branches by their node (`branch_scores`), for a strategy that knows branches; one
+        without a score stays. enough: by default that the budget is met. InputError, which says what the least is,
+        where the floors do not allow it, and where what is left would be the enlarged image alone.
         """
         enough = enough or budget.met
-        pieces = self.sequence(plan, scores, budget)
-        reached: dict[int, tuple[Plan, Shares]] = {}
-
-        def after(count: int) -> tuple[Plan, Shares]:
-            if count not in reached:
-                cut = self.meter.settled(closing(self.meter, plan, pieces[:count]))
-                reached[count] = cut, self.meter.shares(cut)
-            return reached[count]
-
-        low, high = 0, len(pieces)
-        if not enough(after(high)[1]):
-            raise InputError(self._unreachable(budget, after(high)[1]))
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if enough(after(middle)[1]) else (middle + 1, high)
-        found = after(low)[0]
-        if not self.meter.passes_image(found):
+        pieces = self.sequence(plan, scores, budget, branches or {})
+        options: list[tuple[float, Plan]] = []
+        while True:
+            count, found = self._fewest(plan, pieces, enough)
+            if count is None:
+                if not options:
+                    raise InputError(self._unreachable(budget, self.meter.shares(found)))
+                break
+            options.append((sum(piece.score for piece in pieces[:count]), found))
+            if not count or not pieces[count - 1].kills:
+                break
+            # A whole branch may go far beyond what was asked for: what comes after it may do for less.
+            pieces = pieces[: count - 1] + pieces[count:]
+        chosen = min(options, key=lambda option: option[0])[1]
+        if not self.meter.passes_image(chosen):
             raise InputError(
                 f"prune: what '{self.name}' leaves within {budget} is the enlarged image alone; raise the floor"
             )
-        return self._laid_out(found)
+        return self._laid_out(chosen)
 
-    def refuse_unreachable(self, budget: Budget) -> None:
+    def _fewest(self, plan: Plan, pieces: Sequence[Piece], enough: Callable[[Shares], bool]) -> tuple[int | None, Plan]:
+        """How many of the pieces are enough, and the plan without them; None and the least where all are not."""
+        low, high, reached = 0, len(pieces), self.meter.settled(closing(self.meter, plan, pieces))
+        if not enough(self.meter.shares(reached)):
+            return None, reached
+        while low < high:
+            middle = (low + high) // 2
+            tried = self.meter.settled(closing(self.meter, plan, pieces[:middle]))
+            if enough(self.meter.shares(tried)):
+                high, reached = middle, tried
+            else:
+                low = middle + 1
+        return low, reached
+
+    def refuse_unreachable(self, budget: Budget, with_branches: bool = True) -> None:
         """InputError where even all that the floors allow to go is not enough; whatever the scores."""
         alike = {
             name: (torch.ones(outputs), torch.ones(inputs))
             for name, (outputs, inputs) in self.meter.flow.widths.items()
         }
         whole = Plan(self.meter.design.architecture.hash)
-        least = self.meter.shares(self.meter.settled(closing(self.meter, whole, self.sequence(whole, alike, budget))))
+        branches = {branch.node: 1.0 for branch in self.meter.slots.branches} if with_branches else {}
+        pieces = self.sequence(whole, alike, budget, branches)
+        least = self.meter.shares(self.meter.settled(closing(self.meter, whole, pieces)))
         if not budget.met(least):
             raise InputError(self._unreachable(budget, least))
 
-    def sequence(self, plan: Plan, scores: Scores, budget: Budget) -> list[Piece]:
+    def sequence(self, plan: Plan, scores: Scores, budget: Budget, branches: Mapping[str, float]) -> list[Piece]:
         """All pieces that could go, in the order in which they should."""
         bare = Places(self.meter.flow, self.meter.slots, scores, Plan(plan.architecture), self.floor, self.step)
         if self.strategy.ordered and self.stream is None:
             self.stream = tuple(stream_order(bare))
-        places = Places(self.meter.flow, self.meter.slots, scores, plan, self.floor, self.step, self.stream)
+        places = Places(self.meter.flow, self.meter.slots, scores, plan, self.floor, self.step, self.stream, branches)
         tracks = [track for track in self.strategy.tracks(places) if track.pieces]
         if self.strategy.even:
             return evenly(tracks)

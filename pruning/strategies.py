@@ -61,6 +61,7 @@ class Places:
     floor: what every place keeps. step: the widths that a place may be left with are multiples of it, and blocks are
     so large; None for those at which convolutions are timed (`proxies.stairs.grid`), and blocks of 8.
     stream: the slots of the group view in the order in which streams are laid out, by their index; None: as they are.
+    branches: the scores of those branches, by their node, that may go as a whole.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Places:
         floor: Floor = Floor(),
         step: int | None = None,
         stream: Sequence[int] | None = None,
+        branches: Mapping[str, float] | None = None,
     ) -> None:
         self.slots, self.scores, self.floor, self.step = slots, scores, floor, step
+        self.branches = branches or {}
         self.block = step or STEP
         self.stream = range(len(slots.group)) if stream is None else stream
         self._alone = {name for name, calls in flow.calls.items() if isinstance(flow.rules[calls[0]], Depthwise)}
@@ -180,8 +183,8 @@ def inner(places: Places) -> list[Track]:
     for branch in places.slots.branches:
         outs = {m for slot in places.slots.fine for m in slot.members if m.side == OUT and m.name in branch.closes}
         still = sorted(filter(places.is_open, outs))
-        if still and all(places.score(member) is not None for member in still):
-            tracks.append(Track((Piece(tuple(still), places.value(still), branch.convolutions),)))
+        if still and branch.node in places.branches:
+            tracks.append(Track((Piece(tuple(still), places.branches[branch.node], branch.convolutions),)))
     return tracks
 
 

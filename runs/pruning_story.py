@@ -17,6 +17,7 @@ from ..proxies.training import Training
 from ..proxies.work import TimeWork, TrainWork, Work, plain
 from ..proxies.writing import write_json
 from ..pruning.budget import Budget, Meter
+from ..pruning.criteria import MEASURED_WITH
 from ..pruning.cutting import CUT, CutWork, StairsWork
 from ..pruning.decide import Decider
 from ..search.candidate import TRAINED_ALIKE, Candidate
@@ -67,7 +68,7 @@ def refuse_unreachable(meter: Meter, wanted: Iterable[Job]) -> None:
         known = {name: share for name, share in job.pruning.budget.items() if name in meter.whole}
         if known and job.plan is None and not job.control:
             decider = Decider(meter, job.pruning.strategy, job.pruning.floor, job.pruning.step)
-            decider.refuse_unreachable(Budget(known))
+            decider.refuse_unreachable(Budget(known), job.pruning.criterion == MEASURED_WITH)
 
 
 class Pruner:

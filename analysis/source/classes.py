@@ -160,10 +160,10 @@ def _zeros(value: Tensor) -> Pieces:
 
 def _indices(name: str, index: tuple[int, ...]) -> Pieces:
     """A list of channels, which is no weight."""
-    step = index[1] - index[0] if len(index) > 1 else 1
-    worth = step == 1 or (step > 1 and len(index) >= SHORTEST_STEPS)
-    if worth and index == tuple(range(index[0], index[-1] + 1, step)):
-        ends = (index[0], index[-1] + 1, step) if step > 1 else (index[0], index[-1] + 1)
+    first, last = min(index, default=0), max(index, default=-1)
+    step = index[1] - first if len(index) >= SHORTEST_STEPS else 1
+    if step > 0 and index == tuple(range(first, last + 1, step)):
+        ends = (first, last + 1, step) if step > 1 else (first, last + 1)
         held = called("torch.arange", *((str(end),) for end in ends))
     else:
         held = called("torch.tensor", (Bracket("[", tuple((str(place),) for place in index), "]", filled=True),))

@@ -50,6 +50,7 @@ class Section(nn.Module):
 
     def as_trace(self) -> Trace:
         """Its graph as what is traced of other modules."""
+        inputs: dict[Node, tuple[Given, int | None]]
         inputs = {node: (Given(str(node.target)), None) for node in self.graph.nodes if node.op == "placeholder"}
         calls: dict[str, Call] = {}
         for node in self.graph.nodes:
@@ -180,7 +181,7 @@ def _add_slice(to: _Operations, module: AddSlice, wide: Node, part: Node) -> Nod
 
 def _add_at(to: _Operations, module: AddAt, wide: Node, part: Node) -> Node:
     method = "index_add_" if module.in_place else "index_add"
-    sign = {} if module.sign > 0 else {"alpha": module.sign}
+    sign: dict[str, Any] = {} if module.sign > 0 else {"alpha": module.sign}
     return to.graph.call_method(method, (wide, 1, to.index("places", module.index), part), sign)
 
 
