@@ -169,7 +169,8 @@ def stream_order(places: Places) -> list[int]:
     def rank(index: int) -> tuple[int, float]:
         slot = places.slots.group[index]
         scored = [member for member in slot.members if places.score(member) is not None]
-        return where[place_of(slot)], -places.value(scored) if scored else 0.0
+        # What is frozen stays as it is: the colours of the output would have to be gathered at its full size.
+        return where[place_of(slot)], -places.value(scored) if scored and not slot.frozen else 0.0
 
     return sorted(range(len(places.slots.group)), key=rank)
 

@@ -11,6 +11,10 @@ from ..pruning.strategies import LADDER
 from .recipe_part import Part, Positive, Share
 from .recipe_values import ONCE, OneOf
 
+Shares = Annotated[
+    dict[Annotated[str, OneOf("budget", BUDGETS)], Share],
+    Field(title="a mapping of shares, like {latency_ratio: 0.65}"),
+]
 CONTROLS = {
     "scratch": "the same widths, trained from new weights for all the steps that parent and child had together",
     "random": "the same strategy, the channels chosen at random",
@@ -32,9 +36,7 @@ class PruningPart(Part):
     """What may go together: `inner` (edges with one producer and one consumer, in steps of the stairs, and whole
     branches), `group` (channels tied over skips), and the fine-grained `block` (aligned blocks on each side of a
     convolution), `interval` (one stretch of each stream on each side), `free` (any channel on any side)."""
-    budgets: Annotated[list[dict[Annotated[str, OneOf("budget", BUDGETS)], Share]], Field(min_length=1)] = [
-        {"latency_ratio": 0.65}
-    ]
+    budgets: Annotated[list[Shares], Field(min_length=1)] = [{"latency_ratio": 0.65}]
     """How small a child must be, each budget a mapping of shares of the unpruned network that all must hold:
     `latency_ratio` (measured), `flops`, `activations`, `parameters`, `kept` (channels), `memory` (on a GPU)."""
     criterion: Annotated[str, OneOf("criterion", CRITERIA)] = "taylor_gate"

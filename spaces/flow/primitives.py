@@ -24,6 +24,12 @@ def _has_channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and x.stride(1) == 1
 
 
+def _has_even_pixels(x: Tensor) -> bool:
+    """Whether all pixels lie as far apart, so that `_pixels` is no copy; a slice of channels has that."""
+    images, _, height, width = x.shape
+    return x.stride(2) == width * x.stride(3) and (images == 1 or x.stride(0) == height * x.stride(2))
+
+
 def _pixels(x: Tensor) -> Tensor:
     """`[N, C, H, W]` as `[N H W, C]`, without a copy where the channels lie together."""
     return x.permute(0, 2, 3, 1).flatten(0, 2)
@@ -152,7 +158,7 @@ class AddAt(Adding):
         if self.widen is not None:
             return wide + self.sign * self.widen(part)
         wide, part = self._pair(wide, part)
-        if _has_channels_last(wide) and wide.is_contiguous(memory_format=torch.channels_last):
+        if _has_channels_last(wide) and _has_even_pixels(wide):
             _pixels(wide).index_add_(1, self.index, _pixels(part), alpha=self.sign)
         else:
             wide.index_add_(1, self.index, part, alpha=self.sign)
