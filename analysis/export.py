@@ -15,16 +15,15 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from ..proxies.complexity import complexity
+from ..proxies.weights import with_weights
 from ..proxies.writing import write_bytes, write_json, write_text
 from ..search.candidate import Candidate
 from ..spaces import Design, InputError, build, deployed, inference_form, read_design
@@ -100,25 +99,6 @@ def replace_folder(new: Path, folder: Path) -> None:
         folder.rename(old)
     new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def with_weights(design: Design, weights: Path) -> nn.Module:
-    """The network of a design with the weights of a safetensors file, in eval mode; strict; InputError otherwise.
-
-    In its inference form where the weights are that form's.
-    """
-    network = build(design)
-    try:
-        given = load_file(weights)
-        if given.keys() != network.state_dict().keys():
-            merged = inference_form(network)  # of one that grew in training this form alone is kept
-            network = merged if given.keys() == merged.state_dict().keys() else network
-        network.load_state_dict(given)
-    except FileNotFoundError:
-        raise InputError(f"{weights}: no such file; the weights of this candidate were not kept") from None
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise InputError(f"{weights}: these are not the weights of this network: {_first_line(error)}") from None
-    return network.eval()
 
 
 def load_exported(folder: str | Path) -> nn.Module:
@@ -265,8 +245,3 @@ def cut_text(candidate: Candidate) -> str:
             *(["\n".join(how)] if how else []),
         ]
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines: list[Any] = str(error).strip().splitlines()
-    return " ".join(lines[1].split()) if len(lines) > 1 else (lines[0] if lines else type(error).__name__)

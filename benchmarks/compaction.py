@@ -9,8 +9,8 @@ the cut network over that of its convolutions called alone, over the same quotie
 channel is ever gathered. That is the time against a dense network of the same widths.
 
 The C library is told to keep the memory that is freed. As it comes, it hands tensors of some 100 kB back to the system
-or not, as the heap happens to lie, and fetching them again page by page was between nothing and a tenth of a time here,
-another part for each network and each run.
+or not, as the heap happens to lie: page faults, some thousands per forward here, as many as chance has it for each
+network and each run.
 """
 
 import argparse

@@ -67,7 +67,11 @@ class Footprint:
 
     def macs(self, outputs: int, inputs: int) -> float:
         """Multiply-adds at 3x256x256."""
-        return self.pixels * self.area * outputs * inputs / self.groups
+        return self.pixels * self.area * outputs * self.fan_in(inputs)
+
+    def fan_in(self, inputs: int) -> float:
+        """How many inputs each output reads; of a depthwise convolution its own, however many are left."""
+        return max(1.0, inputs / self.groups)
 
 
 class Meter:
@@ -156,7 +160,7 @@ class Meter:
             "kept": lambda name, outputs, inputs: outputs + inputs,
             "flops": lambda name, outputs, inputs: marks[name].macs(outputs, inputs),
             "activations": lambda name, outputs, inputs: marks[name].pixels * outputs,
-            "parameters": lambda name, outputs, inputs: outputs * (marks[name].area * inputs / marks[name].groups + 1),
+            "parameters": lambda name, outputs, inputs: outputs * (marks[name].area * marks[name].fan_in(inputs) + 1),
         }
         prices["memory"] = prices["activations"]
         if self.estimate is not None:

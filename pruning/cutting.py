@@ -24,17 +24,19 @@ from ..proxies.training import UNREADABLE, State, Training, optimiser_of, train
 from ..proxies.weights import save_weights, with_weights
 from ..proxies.work import Data, Report, Stop
 from ..proxies.writing import write_bytes, write_json
-from ..spaces import Design, build, deployed, inference_form
+from ..spaces import Design, InputError, build, deployed, inference_form
 from ..spaces.flow import FORMS, compact, trace, without_batch_norm
 from ..spaces.plan import Plan
 from .budget import Budget, Meter
 from .criteria import CRITERIA, MEASURED_WITH, Scores, branch_scores, gradients_of
 from .decide import Decider
 from .gates import Gates, attach
+from .nni_masks import PRUNERS, nni_plan
 from .settings import Pruning
 from .verify import verify
 
 Batch = tuple[Tensor, Tensor]
+MOST_SPARSE, NNI_ROUNDS = 0.95, 7  # of nni: where the search for a sparsity begins, and how often it is halved
 BRANCH_BATCHES = 4  # of the batches for scores, so many tell what a branch is worth
 CUT = "cut.safetensors"  # the weights of the cut network, in the folder of the work
 
@@ -153,8 +155,9 @@ class Cutting:
     def _phases(self) -> Iterator[None]:
         """What is done between two savings, one after another, until the budget is met."""
         if self.work.plan is not None:
-            if self.at.plan != self.work.plan:
-                self._cut_to(self.meter.settled(self.work.plan), "cut")
+            plan = self.meter.settled(self.work.plan)
+            if self.at.plan != plan:
+                self._cut_to(plan, "cut")
                 yield
             return
         yield from {"one_shot": self._one_shot, "gradual": self._gradual, "tick_tock": self._tick_tock}[
@@ -168,14 +171,17 @@ class Cutting:
 
     def _one_shot(self) -> Iterator[None]:
         while not self._met():
-            self._cut(self._scores(), self.budget)
+            if self.pruning.criterion in PRUNERS:
+                self._cut_to(self._decided_by_nni(), "cut")
+            else:
+                self._cut(self._scores(), self.budget)
             yield
 
     def _gradual(self) -> Iterator[None]:
         """Cuts that go equal parts of the way; after each but the last all is trained. Scores are always new."""
         while not self._met():
             part = min(1.0, (self.at.phase + 1) / self.pruning.cuts)
-            self._cut(self._scores(), self.budget.towards(part))
+            self._cut(self._scores(), self.budget, self.budget.towards(part).met)
             if part < 1 and not self._met():
                 self._train(self.pruning.between)
             yield
@@ -226,6 +232,32 @@ class Cutting:
         batches = list(self._batches(few))
         found = branch_scores(self.network, self.gates, self.meter.slots.branches, batches, LOSSES[self.loss])
         return {node: score * self.pruning.batches / few for node, score in found.items()}
+
+    def _decided_by_nni(self) -> Plan:
+        """The plan of the pruner of nni that closes least of what keeps the budget: its sparsity is searched for."""
+        whole = inference_form(with_weights(self.work.design, Path(self.work.weights)).to(self.work.device))
+        batches = list(self._batches(self.pruning.batches))
+        architecture, loss = self.work.design.architecture.hash, LOSSES[self.loss]
+
+        def at(sparsity: float) -> Plan:
+            name = self.pruning.criterion
+            return self.meter.settled(nni_plan(name, whole, self.meter.flow, architecture, sparsity, batches, loss))
+
+        low, high = 0.0, MOST_SPARSE
+        found = at(high)
+        if not self.budget.met(self.meter.shares(found)):
+            told = ", ".join(f"{n} {self.meter.shares(found)[n]:.3f}" for n in self.budget.shares)
+            raise InputError(f"prune: '{self.pruning.criterion}' cannot reach {self.budget}; at most it leaves {told}")
+        for _ in range(NNI_ROUNDS):
+            middle = (low + high) / 2
+            tried = at(middle)
+            if self.budget.met(self.meter.shares(tried)):
+                high, found = middle, tried
+            else:
+                low = middle
+        if not self.meter.passes_image(found):
+            raise InputError(f"prune: what '{self.pruning.criterion}' leaves is the enlarged image alone")
+        return found
 
     def _tick(self) -> Scores:
         """Trains the gates alone and adds up |gate x gradient| on the way; another criterion scores after it."""
@@ -309,6 +341,7 @@ class Cutting:
 
     def _load(self) -> None:
         """Goes on from the saved state of this very work, if there is one that can be read."""
+        before = {name: value.clone() for name, value in self.network.state_dict().items()}
         try:
             saved = torch.load(self.folder / "cutting.pt", map_location="cpu", weights_only=True)
             if saved["facts"] != self.work.facts():
@@ -318,7 +351,7 @@ class Cutting:
             self.network.load_state_dict(saved["network"])
             self.at = progress
         except UNREADABLE:
-            return
+            self.network.load_state_dict(before)  # half of it may have been taken over
 
     def _finished(self) -> dict[str, Any]:
         """Folds the gates, cuts, verifies, writes the weights; gives what there is to be told."""

@@ -92,7 +92,10 @@ class Decider:
         return low, reached
 
     def refuse_unreachable(self, budget: Budget, with_branches: bool = True) -> None:
-        """InputError where even all that the floors allow to go is not enough; whatever the scores."""
+        """InputError where even all that the floors allow to go is not enough; whatever the scores.
+
+        Where sides close independently, as if all kept the same channels: that much can be promised beforehand.
+        """
         alike = {
             name: (torch.ones(outputs), torch.ones(inputs))
             for name, (outputs, inputs) in self.meter.flow.widths.items()

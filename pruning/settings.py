@@ -7,7 +7,11 @@ from typing import Any
 from ..spaces import InputError, unknown
 from .budget import Budget
 from .criteria import CRITERIA
+from .nni_masks import PRUNERS
 from .strategies import STRATEGIES, Floor
+
+# What may say which channels go: scores of ours, by which a strategy decides, or one of nni's pruners by itself.
+DECIDING = (*CRITERIA, *PRUNERS)
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,13 @@ class Pruning:
     def __post_init__(self) -> None:
         for what, given, known in (
             ("strategy", self.strategy, STRATEGIES),
-            ("criterion", self.criterion, CRITERIA),
+            ("criterion", self.criterion, DECIDING),
             ("schedule", self.schedule, SCHEDULES),
         ):
             if given not in known:
                 raise InputError(f"pruning: {unknown(what, given, known)}")
+        if self.criterion in PRUNERS and self.schedule != "one_shot":
+            raise InputError(f"pruning: '{self.criterion}' decides by itself and at once: schedule must be one_shot")
         Budget(self.budget)
 
     @property

@@ -25,6 +25,7 @@ from ..proxies.writing import is_full_disk
 from ..search.engine import Finished, Task
 from ..spaces import InputError
 
+FAREWELL_S = 3.0  # so long a waiting worker may take to end by itself
 GRACE_S = 7.0  # a stopping worker may take this long to end its step and save
 PR_SET_PDEATHSIG = 1
 
@@ -129,10 +130,15 @@ class LocalEngine:
         return self._ready.popleft()
 
     def close(self) -> None:
-        """Ends all workers at once."""
+        """Ends all workers: those that work at once, those that wait by hanging up, so that they clear up."""
         for worker in self._workers:
+            if worker.task is None and worker.ready:
+                worker.connection.close()
+            else:
+                worker.process.kill()
+        for worker in self._workers:
+            worker.process.join(FAREWELL_S)
             worker.process.kill()
-        for worker in self._workers:
             worker.process.join()
             worker.connection.close()
         self._workers.clear()

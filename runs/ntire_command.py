@@ -6,8 +6,9 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from ..analysis.export import load_exported, with_weights
+from ..analysis.export import load_exported
 from ..analysis.one_file import write_ntire
+from ..proxies.weights import with_weights
 from ..proxies.writing import is_full_disk
 from ..spaces import InputError, build, deployed, published, read_design
 from ..spaces.systems.weights import load_published

@@ -11,7 +11,6 @@ from ..pruning.nni_masks import plan_of_masks, read_masks
 from ..search.candidate import Candidate
 from ..search.study import Record
 from ..spaces import BUILDABLE, Design, InputError, published, unknown
-from ..spaces.flow import Flow
 from ..spaces.plan import Plan, read_plan
 from . import story
 from .folder import RunFolder
@@ -61,7 +60,7 @@ def prune_run(path: Path, asked: Asked, overrides: Sequence[str], console: Conso
             raise InputError(f"{path}: has nothing to prune yet; let the search begin first")
         parents = parents_of(folder, recipe, record, asked, part)
         designs = [*(c.design for c in parents), *map(published, asked.systems)]
-        plan = plan_of(asked, designs, settings.data.source)
+        plan = plan_of(asked, designs)
         for design in designs if plan is None else ():
             refuse_unreachable(Meter(design), jobs(part, [0]))
         request = {
@@ -109,15 +108,17 @@ def parents_of(folder: RunFolder, recipe: Recipe, record: Record, asked: Asked, 
     return [record.candidates[number] for number in numbers]
 
 
-def plan_of(asked: Asked, designs: Sequence[Design], source: str) -> Plan | None:
+def plan_of(asked: Asked, designs: Sequence[Design]) -> Plan | None:
     """The plan of a file, checked against the one network that it is for; None where none is given."""
     if asked.plan is None and asked.masks is None:
         return None
     if len(designs) != 1 or (asked.plan and asked.masks):
         raise InputError("--plan and --masks: one of them, for one --candidate or --system")
     meter = Meter(designs[0])
-    plan = read_plan(asked.plan) if asked.plan else _of_masks(asked.masks, meter.flow, designs[0])
+    plan = read_plan(asked.plan) if asked.plan else None
+    masks = read_masks(asked.masks) if asked.masks else {}
     try:
+        plan = plan or plan_of_masks(masks, meter.flow, designs[0].architecture.hash)
         Design(designs[0].architecture, plan)
         whole = meter.settled(plan)
         cut_off = not meter.passes_image(whole)
@@ -126,8 +127,3 @@ def plan_of(asked: Asked, designs: Sequence[Design], source: str) -> Plan | None
     if cut_off:
         raise InputError(f"{asked.plan or asked.masks}: cuts the output off from the image; nothing would be left")
     return plan
-
-
-def _of_masks(path: Path | None, flow: Flow, design: Design) -> Plan:
-    assert path is not None
-    return plan_of_masks(read_masks(path), flow, design.architecture.hash)

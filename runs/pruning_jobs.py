@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..pruning.nni_masks import PRUNERS
 from ..pruning.settings import Pruning
 from ..search.candidate import Candidate
 from ..search.objectives import OBJECTIVES, matrix
@@ -17,15 +18,16 @@ UNCUT, SCRATCH, RANDOM, UNIFORM = "uncut", "scratch", "random", "uniform"
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a child is trained on: steps (None: half as many as its parent had), rate and teacher as in the recipe."""
+    """How a child is trained on: steps (None: a share of its parent's), rate and teacher, as in the recipe."""
 
     steps: int | None = None
+    share: float = 0.5
     rate: float = 0.5
     teacher: float = 0.0
 
     def steps_after(self, parent_steps: int) -> int:
         """The steps for the child of a parent that was trained so long."""
-        return self.steps or max(1, parent_steps // 2)
+        return self.steps or max(1, round(self.share * parent_steps))
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,22 @@ class Job:
     def label(self) -> str:
         """The job in a few words."""
         budget = ", ".join(f"{name} {share:g}" for name, share in self.pruning.budget.items())
-        how = "a given plan" if self.plan is not None else f"{self.pruning.strategy} to {budget}"
+        how = "a given plan" if self.plan is not None else f"{self.strategy} to {budget}"
         repeat = f", repeat {self.repeat}" if self.repeat else ""
         return f"{how}{f' ({self.control})' if self.control else ''}{repeat}"
+
+    @property
+    def strategy(self) -> str:
+        """How it is decided, in a word: by a strategy, by nni, or elsewhere."""
+        if self.plan is not None:
+            return "given"
+        return "nni" if self.pruning.criterion in PRUNERS else self.pruning.strategy
 
     def details(self) -> dict[str, Any]:
         """What the record says of it before anything is done."""
         return {
             "job": self.key,
-            "strategy": "given" if self.plan is not None else self.pruning.strategy,
+            "strategy": self.strategy,
             "criterion": self.pruning.criterion,
             "schedule": self.pruning.schedule,
             "budget": {} if self.plan is not None else dict(self.pruning.budget),
@@ -80,7 +89,7 @@ def jobs(part: PruningPart, parents: Sequence[int], plan: Plan | None = None) ->
 
     A control that is alike for several children (all weights drawn, nothing cut, evenly cut) is made once.
     """
-    recovery = Recovery(part.recovery_steps, part.recovery_rate, part.teacher)
+    recovery = Recovery(part.recovery_steps, part.recovery_share, part.recovery_rate, part.teacher)
     seen: set[str] = set()
     for job in _all(part, parents, recovery, plan):
         if job.key not in seen:

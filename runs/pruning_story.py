@@ -20,6 +20,7 @@ from ..pruning.budget import Budget, Meter
 from ..pruning.criteria import MEASURED_WITH
 from ..pruning.cutting import CUT, CutWork, StairsWork
 from ..pruning.decide import Decider
+from ..pruning.nni_masks import PRUNERS
 from ..search.candidate import TRAINED_ALIKE, Candidate
 from ..search.engine import Engine, Finished, Interrupted, Task, complete
 from ..search.first import numbers_of
@@ -66,7 +67,7 @@ def refuse_unreachable(meter: Meter, wanted: Iterable[Job]) -> None:
     """
     for job in wanted:
         known = {name: share for name, share in job.pruning.budget.items() if name in meter.whole}
-        if known and job.plan is None and not job.control:
+        if known and job.plan is None and not job.control and job.pruning.criterion not in PRUNERS:
             decider = Decider(meter, job.pruning.strategy, job.pruning.floor, job.pruning.step)
             decider.refuse_unreachable(Budget(known), job.pruning.criterion == MEASURED_WITH)
 

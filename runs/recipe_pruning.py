@@ -5,8 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ..pruning.budget import BUDGETS
-from ..pruning.criteria import CRITERIA
-from ..pruning.settings import SCHEDULES, Pruning
+from ..pruning.settings import DECIDING, SCHEDULES, Pruning
 from ..pruning.strategies import LADDER
 from .recipe_part import Part, Positive, Share
 from .recipe_values import ONCE, OneOf
@@ -39,8 +38,9 @@ class PruningPart(Part):
     budgets: Annotated[list[Shares], Field(min_length=1)] = [{"latency_ratio": 0.65}]
     """How small a child must be, each budget a mapping of shares of the unpruned network that all must hold:
     `latency_ratio` (measured), `flops`, `activations`, `parameters`, `kept` (channels), `memory` (on a GPU)."""
-    criterion: Annotated[str, OneOf("criterion", CRITERIA)] = "taylor_gate"
-    """What says how much a channel matters."""
+    criterion: Annotated[str, OneOf("criterion", DECIDING)] = "taylor_gate"
+    """What says how much a channel matters. The `nni_...` are nni's own pruners, which decide alone, whatever the
+    strategy; they need the extra `nni`."""
     per_cost: bool = True
     """A channel's score is divided by what closing it buys of the budget; else channels go by their scores alone."""
     schedule: Annotated[str, OneOf("schedule", SCHEDULES)] = "one_shot"
@@ -72,7 +72,9 @@ class PruningPart(Part):
     rate_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Learning rate of what is trained between cuts, as a share of `train.learning_rate`."""
     recovery_steps: Positive | None = None
-    """Training steps after the last cut; by default half as many as the unpruned network had."""
+    """Training steps after the last cut; by default `recovery_share` says how many."""
+    recovery_share: Annotated[float, Field(gt=0, le=10)] = 0.5
+    """The same as a share of the steps that the unpruned network had."""
     recovery_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Learning rate of the recovery at its start, as a share of `train.learning_rate`."""
     teacher: Annotated[float, Field(ge=0, le=100)] = 0.0

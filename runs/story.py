@@ -254,7 +254,10 @@ def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
     """The front as a table, the winner marked."""
     rows = front_rows(result, recipe.objectives)
     trained = sum(c.state == "complete" and c.kind in TRAINED_ALIKE for c in result.candidates)
-    table = Table(title=f"{len(rows)} on the front of {trained} networks", box=SIMPLE_HEAD)
+    pruned = sum(c.state == "complete" and c.kind == "pruned" for c in result.candidates)
+    cut = f" and {pruned} pruned from them" if pruned else ""
+    networks = f"{trained} network{'' if trained == 1 else 's'}{cut}"
+    table = Table(title=f"{len(rows)} on the front of {networks}", box=SIMPLE_HEAD)
     table.add_column("candidate", justify="right", no_wrap=True)
     for name in recipe.objectives:
         table.add_column(OBJECTIVES[name].label.replace(" (", "\n("), justify="right", no_wrap=True)

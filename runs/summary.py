@@ -89,6 +89,14 @@ def notes(recipe: Recipe, record: Record, result: Verdict) -> tuple[str, ...]:
             f"PSNR of one network varies by {spread_db:.2f} dB (standard deviation) from training to training, more "
             f"than the {PSNR_DOUBT_DB:g} dB within which candidates near the front were trained again."
         )
+    children = [c for c in result.candidates if c.kind == "pruned" and c.state == "complete"]
+    if children:
+        more = sorted({c.details["pruning"]["steps"]["pruning"] + c.details["steps"] for c in children})
+        steps_text = f"{more[0]:,}" if len(more) == 1 else f"{more[0]:,} to {more[-1]:,}"
+        said.append(
+            f"What was pruned has been trained for {steps_text} steps more than the network it was cut from; what the "
+            "steps alone give says the control 'uncut', the unpruned network trained as long."
+        )
     failed = sum(c.state == "failed" for c in result.candidates)
     if failed:
         said.append(f"{failed} candidate{'s' * (failed > 1)} failed; the table gives the reasons.")

@@ -168,8 +168,10 @@ def deployed(design: Design, network: nn.Module, form: str = "run") -> Any:
     """
     if design.plan is None:
         return inference_form(network)
-    like = next(network.parameters())
-    made = compact(inference_form(build(design.architecture)), design.plan, form).to(like.device, like.dtype)
+    made = compact(inference_form(build(design.architecture)), design.plan, form)
+    like = next(network.parameters(), None)  # a plan may leave none
+    if like is not None:
+        made = made.to(like.device, like.dtype)
     made.load_state_dict(network.state_dict())
     return made.eval()
 

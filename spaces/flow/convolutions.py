@@ -89,7 +89,7 @@ class Depthwise(Rule):
         return [held]
 
     def reads(self, held: int, given: Sequence[int], sides: "Sides") -> int:
-        return sides[self.name][1]
+        return sides[self.name][1] & held & given[0]
 
     def write(self, node: fx.Node, writer: Writer) -> Value:
         source = writer.values[self.operands[0]]

@@ -61,14 +61,19 @@ def live(flow: Flow, plan: Plan) -> Live:
 def settled(flow: Flow, plan: Plan) -> Plan:
     """The plan with all closed that closing the rest makes useless: the same function, and the widths as they come out.
 
-    Convolutions that keep everything are not named; `order` is kept for what is left of it.
+    Convolutions that keep everything are not named; `order` is kept for what is left of it. A convolution whose inputs
+    are all zero gives its bias: it keeps one of them, for without any it would be closed.
     """
-    kept = {}
+    kept, first = {}, started(flow, plan)
     for name, (outs, ins) in live(flow, plan).sides.items():
         outputs, inputs = flow.widths[name]
+        if not outs:
+            ins = 0
+        elif not ins:
+            ins = lowest(first[name][1])
         if (outs, ins) != (every(outputs), every(inputs)) or name in plan.order:
             kept[name] = tuple(listed(outs)), tuple(listed(ins))
-    order = {name: tuple(c for c in laid if c in set(kept[name][0])) for name, laid in plan.order.items()}
+    order = {name: tuple(c for c in laid if c in kept[name][0]) for name, laid in plan.order.items() if name in kept}
     return Plan(plan.architecture, kept, order)
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from ..systems.isrresdnet import NoiseLevel
 from ..systems.lmsr import PackedMtlu
 from .context import Binder, Context
 from .convolutions import bind_convolution
@@ -114,4 +115,5 @@ def _rules() -> dict[Any, Binder]:
 
 # By the function, the name of the method, or the type of the module that a node calls.
 RULES: dict[Any, Binder] = _rules()
-LEAVES = (PackedMtlu,)  # modules of ours that the trace does not look into
+# Modules of ours that the trace does not look into; a noise level is one number of an image.
+LEAVES = (PackedMtlu, NoiseLevel)

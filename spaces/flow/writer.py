@@ -227,10 +227,12 @@ class Writer:
 
     def _partly(self, node: fx.Node, wide: Value, part: Value, ours: int, theirs: int, sign: int) -> Value:
         """A sum in which the part has other channels than the wide tensor, which is widened where it lacks some."""
-        layout = wide.natural(ours)
-        layout += part.natural(theirs & ~ours)
+        order, both = part.natural(theirs), ours & theirs
+        # What the part has before anything of both comes first: two stretches of one order stay one stretch each.
+        first = next((place for place, channel in enumerate(order) if both >> channel & 1), 0)
+        after = tuple(channel for channel in order[first:] if not ours >> channel & 1)
+        layout = (*order[:first], *wide.natural(ours), *after)
         where = {channel: place for place, channel in enumerate(layout)}
-        order = part.natural(theirs)
         if len(order) != part.width:  # it is gathered anyway: then in the order in which it is added
             order = tuple(sorted(order, key=where.__getitem__))
         index = tuple(where[channel] for channel in order)
