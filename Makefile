@@ -12,7 +12,7 @@ help: ## this list
 setup: ## create .venv and install the package; pip runs again only if pyproject.toml or constraints.txt changed
 	@sh .ci/setup
 
-demo: setup ## search on the photos that ship with the packages, at most 6 minutes on 2 cores; FRESH=1 starts over
+demo: setup ## search and prune on the photos that ship with the packages, at most 8 minutes on 2 cores; FRESH=1 starts over
 	@.venv/bin/paretosr search quick --out out/demo $(only_fresh)
 
 setup-test:

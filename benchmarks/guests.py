@@ -182,7 +182,7 @@ def in_words(error: BaseException) -> str:
     """An error on one short line."""
     lines = str(error).strip().splitlines()
     said = " ".join((lines[0] if lines else "").split())
-    return f"{type(error).__name__}: {said}"[:160]
+    return f"{type(error).__name__}{': ' if said else ''}{said}"[:160]
 
 
 # ---- the tools: each gives its attempts by what it was told, one after another until one is exact

@@ -68,11 +68,11 @@ def student(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def best_attempts(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Outcome]]:
-    """By network and tool, the attempt that came nearest to being right; of equals the first."""
+    """By network and tool, the attempt that came nearest to being right; of equals the last."""
     best: dict[str, dict[str, Outcome]] = {}
     for outcome in outcomes:
         own = best.setdefault(outcome.network, {})
-        if outcome.tool not in own or RANKS.index(outcome.result) > RANKS.index(own[outcome.tool].result):
+        if outcome.tool not in own or RANKS.index(outcome.result) >= RANKS.index(own[outcome.tool].result):
             own[outcome.tool] = outcome
     return best
 

@@ -27,7 +27,7 @@ from ..proxies.writing import write_bytes, write_json
 from ..spaces import Design, InputError, build, deployed, inference_form
 from ..spaces.flow import FORMS, compact, trace, without_batch_norm
 from ..spaces.plan import Plan
-from .budget import Budget, Meter
+from .budget import BUDGETS, Budget, Meter
 from .criteria import CRITERIA, MEASURED_WITH, Scores, branch_scores, gradients_of
 from .decide import Decider
 from .gates import Gates, attach
@@ -134,6 +134,9 @@ class Cutting:
         whole = with_weights(work.design, Path(work.weights)).to(work.device)
         self.network: nn.Module = without_batch_norm(inference_form(whole)).eval()
         self.meter = Meter(work.design, work.protocol, work.estimate, work.device)
+        unknown_here = [name for name in work.pruning.budget if name not in self.meter.whole]
+        if unknown_here and work.plan is None:
+            raise InputError(f"budget.{unknown_here[0]}: cannot be known here: {BUDGETS[unknown_here[0]]}")
         self.gates: Gates = attach(self.network)
         self.at = Progress(Plan(work.design.architecture.hash))
         self.budget = Budget(

@@ -14,12 +14,11 @@ from ..spaces import BUILDABLE, Design, InputError, published, unknown
 from ..spaces.plan import Plan, read_plan
 from . import story
 from .folder import RunFolder
-from .pruning_jobs import furthest, jobs
-from .pruning_story import refuse_unreachable
+from .pruning_jobs import jobs
+from .pruning_story import parents_of, refuse_unreachable
 from .recipe import Recipe
 from .recipe_file import changed, read_recipe
 from .recipe_pruning import PruningPart
-from .summary import judged
 from .winner import chosen
 
 
@@ -58,7 +57,11 @@ def prune_run(path: Path, asked: Asked, overrides: Sequence[str], console: Conso
         record = Record(folder.url, recipe.objectives, settings.space)
         if record.attribute("first") is None:
             raise InputError(f"{path}: has nothing to prune yet; let the search begin first")
-        parents = parents_of(folder, recipe, record, asked, part)
+        parents = chosen_parents(folder, record, asked)
+        if not parents and not asked.systems:  # of a front without what was pruned from it
+            parents = [record.candidates[n] for n in parents_of(part, record, settings, recipe.make_winner())]
+            if not parents:
+                raise InputError(f"{path}: has no front to prune yet; name a candidate by --candidate")
         designs = [*(c.design for c in parents), *map(published, asked.systems)]
         plan = plan_of(asked, designs)
         for design in designs if plan is None else ():
@@ -88,24 +91,15 @@ def part_of(path: Path, recipe: Recipe, asked: Asked, overrides: Sequence[str]) 
     return changed(recipe, overrides, str(path)).pruning or PruningPart()
 
 
-def parents_of(folder: RunFolder, recipe: Recipe, record: Record, asked: Asked, part: PruningPart) -> list[Candidate]:
-    """The candidates to prune; InputError for one that cannot be."""
-    result = judged(recipe, record)
-    if asked.candidates:
-        found = [chosen(record.candidates, number, folder) for number in asked.candidates]
-        for candidate in found:
-            if candidate.design.plan is not None:
-                raise InputError(f"{folder.path}: candidate {candidate.number} is pruned already; prune its parent")
-            if not story.is_whole(candidate):
-                raise InputError(f"{folder.path}: candidate {candidate.number} is not trained ({candidate.state})")
-        return found
-    if asked.systems:
-        return []
-    members = [c for c in result.candidates if c.number in result.front and story.is_whole(c)]
-    numbers = furthest(members, result.winner, part.members, recipe.objectives)
-    if not numbers:
-        raise InputError(f"{folder.path}: no member of the front can be pruned; name one by --candidate")
-    return [record.candidates[number] for number in numbers]
+def chosen_parents(folder: RunFolder, record: Record, asked: Asked) -> list[Candidate]:
+    """The candidates that the command names; InputError for one that cannot be pruned."""
+    found = [chosen(record.candidates, number, folder) for number in asked.candidates]
+    for candidate in found:
+        if candidate.design.plan is not None:
+            raise InputError(f"{folder.path}: candidate {candidate.number} is pruned already; prune its parent")
+        if not story.is_whole(candidate):
+            raise InputError(f"{folder.path}: candidate {candidate.number} is not trained ({candidate.state})")
+    return found
 
 
 def plan_of(asked: Asked, designs: Sequence[Design]) -> Plan | None:

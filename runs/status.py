@@ -61,6 +61,9 @@ class Watch:
         if self.stage == "searching":
             trained = sum(c.state == "complete" and c.kind in TRAINED_ALIKE for c in self.record.candidates)
             self.progress.update(self.overall, completed=trained)
+        if self.stage == "pruning":
+            children = sum(c.kind in ("pruned", "control") and c.state != "running" for c in self.record.candidates)
+            self.progress.update(self.overall, completed=children)
         self._draw_bars()
         if force or news or time.monotonic() - self.renewed > RENEW_S:
             self.renewed = time.monotonic()

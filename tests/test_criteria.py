@@ -3,12 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from plans import formed
 from torch import Tensor, nn
 
 from paretosr.proxies.training import TrainingFailed
-from paretosr.pruning.criteria import CRITERIA, Scores
+from paretosr.pruning.criteria import CRITERIA, Scores, branch_scores
 from paretosr.pruning.gates import Gates, attach
-from paretosr.spaces import InputError
+from paretosr.spaces import Architecture, Block, InputError
+from paretosr.spaces.flow import Branch, slots, trace
 
 Batch = tuple[Tensor, Tensor]
 
@@ -227,3 +229,86 @@ def test_what_cannot_be_scored_is_said(name: str) -> None:
     with pytest.raises(TrainingFailed, match=r"non-finite loss \(nan\) in batch 1"):
         scored(name, network.train(), gates, data=[(lr * float("nan"), hr)])
     assert network.training
+
+
+# Whole branches
+
+
+def branched(*kinds: str) -> tuple[nn.Module, Gates, tuple[Branch, ...]]:
+    """A network with gates away from one, and its branches."""
+    network = formed(Architecture(8, tuple(map(Block, kinds)), image_skip="bilinear"))
+    branches = slots(trace(network)).branches
+    gates, generator = attach(network), torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for gate in gates.parameters():
+            gate.uniform_(0.7, 1.3, generator=generator)
+    return network, gates, branches
+
+
+def pairs(count: int = 2) -> list[Batch]:
+    generator = torch.Generator().manual_seed(4)
+    shapes = ((2, 3, 16, 17), (2, 3, 64, 68))
+    return [tuple(torch.rand(s, generator=generator, dtype=torch.float64) for s in shapes) for _ in range(count)]  # type: ignore[misc]
+
+
+def loss_of(network: nn.Module, data: list[Batch]) -> float:
+    with torch.no_grad():
+        return sum(float(F.l1_loss(network(lr), hr)) for lr, hr in data)
+
+
+@pytest.mark.parametrize("kinds", [("residual", "residual"), ("rfdb",), ("mobilenetv3", "residual")], ids=str)
+def test_a_branch_is_worth_what_the_loss_rises_by_without_it(kinds: tuple[str, ...]) -> None:
+    network, gates, branches = branched(*kinds)
+    data = [(lr, network(lr).detach() + 1e-9 * hr) for lr, hr in pairs()]  # near a minimum: whatever goes is missed
+    found, before = branch_scores(network, gates, branches, data, F.l1_loss), loss_of(network, data)
+    assert branches
+    assert list(found) == [branch.node for branch in branches]
+    for branch in branches:
+        # By hand: what the convolutions at its end give, bias and all, is made zero.
+        ends = [network.get_submodule(name) for name in branch.closes]
+        handles = [end.register_forward_hook(lambda module, given, y: y * 0) for end in ends]
+        without = loss_of(network, data)
+        for handle in handles:
+            handle.remove()
+        assert found[branch.node] == pytest.approx(max(0.0, without - before), rel=1e-9, abs=1e-12)
+    assert min(found.values()) > 1e-8
+    assert found == {k: pytest.approx(v) for k, v in branch_scores(network, gates, branches, data, F.l1_loss).items()}
+
+
+def test_a_branch_that_does_harm_is_worth_nothing() -> None:
+    network, gates, branches = branched("residual")
+    with torch.no_grad():
+        gates["blocks.0.second"].out.mul_(100)
+    found = branch_scores(network, gates, branches, pairs(1), F.l1_loss)
+    assert min(found.values()) == 0.0
+
+
+def test_scoring_branches_leaves_the_network_as_it_was() -> None:
+    network, gates, branches = branched("residual", "residual")
+    gates.close("blocks.0.second", [1, 5])
+    network.train()
+    network.get_submodule("blocks.1").eval()
+    held = next(network.parameters())
+    held.grad = torch.ones_like(held)
+    values = {key: value.clone() for key, value in network.state_dict().items()}  # masks are among them
+    modes = [module.training for module in network.modules()]
+    branch_scores(network, gates, branches, pairs(1), F.l1_loss)
+    assert all(torch.equal(value, values[key]) for key, value in network.state_dict().items())
+    assert [module.training for module in network.modules()] == modes
+    assert held.grad is not None
+    assert torch.equal(held.grad, torch.ones_like(held))
+    assert all(parameter.grad is None for parameter in gates.parameters())
+
+
+def test_branches_that_are_closed_or_have_no_gates_get_no_score() -> None:
+    network, gates, branches = branched("residual", "residual")
+    assert {branch.closes for branch in branches} >= {("blocks.0.second",), ("blocks.1.second",)}
+    gates.close("blocks.0.second", range(8))
+    gates.remove()
+    some = attach(network, [name for name in gates if name != "blocks.1.second"] or None)
+    found = branch_scores(network, some, branches, pairs(1), F.l1_loss)
+    wanted = {branch.node for branch in branches if branch.closes != ("blocks.1.second",)}
+    assert set(found) == wanted
+    some.close("blocks.0.second", range(8))
+    found = branch_scores(network, some, branches, pairs(1), F.l1_loss)
+    assert set(found) == wanted - {branch.node for branch in branches if branch.closes == ("blocks.0.second",)}

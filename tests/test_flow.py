@@ -17,6 +17,8 @@ from paretosr.spaces.flow import (
     FORMS,
     barriers,
     compact,
+    live,
+    settled,
     trace,
 )
 from paretosr.spaces.fusion import FUSIONS
@@ -315,3 +317,71 @@ def test_an_interval_needs_no_index() -> None:
     kinds = {type(module).__name__ for module in compact(network, plan, "run").modules()}
     assert "AddSlice" in kinds
     assert not kinds & {"Take", "AddAt", "Widen"}
+
+
+# Settled plans
+
+
+def assert_settled(network: nn.Module, plan: Plan) -> None:
+    """The same function, nothing opened, nothing that the fixed point would close but what stands for a constant."""
+    flow = trace(network)
+    found, x = settled(flow, plan), noise(1, 3, 17, 16)
+    with torch.no_grad(), masked(network, plan):
+        wanted = network(x)
+    with torch.no_grad(), masked(network, found):
+        assert difference(network(x), wanted) <= 1e-12
+    with torch.no_grad():
+        assert difference(compact(flow, found)(x), wanted) <= 1e-12
+    alive = live(flow, plan).sides
+    for name, widths in flow.widths.items():
+        sides = found.kept.get(name, tuple(tuple(range(width)) for width in widths))
+        outs, ins = (sum(1 << channel for channel in side) for side in sides)
+        assert outs == alive[name][0], name
+        assert bool(outs) == bool(ins), name  # without one of them it would give nothing, its bias included
+        constant = outs and not alive[name][1]
+        assert ins.bit_count() == 1 if constant else ins == (alive[name][1] if outs else 0), name
+        assert name not in found.kept or name in found.order or sides != tuple(tuple(range(w)) for w in widths), name
+        assert set(found.order.get(name, ())) <= set(plan.order.get(name, ()))
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_settled_plan_is_the_same_function(kind: type[Tiny]) -> None:
+    torch.manual_seed(3)
+    network = lived_in(kind())
+    for seed in range(9):
+        assert_settled(network, random_plan(network, seed))
+
+
+@pytest.mark.parametrize("kinds", [("residual", "rfdb", "imdb"), ("inverted_residual", "mobilenetv3")], ids=str)
+def test_a_settled_plan_of_a_network_is_the_same_function(kinds: tuple[str, ...]) -> None:
+    network = formed(Architecture(16, tuple(map(Block, kinds)), image_skip="bilinear"))
+    for seed in (0, 1, 2, 3, 6):
+        assert_settled(network, random_plan(network, seed))
+
+
+def test_a_constant_that_is_left_keeps_an_input() -> None:
+    """The first convolution gives nothing; what reads it still gives its bias, and a plan must not close that."""
+    torch.manual_seed(3)
+    network = lived_in(Layered())
+    closed = Plan(ANY, {"squeeze": ((0, 1, 2), ()), "first": ((), (0, 1, 2))})
+    assert_settled(network, closed)
+    dead = Plan(ANY, {"first": ((1,), (0, 1, 2)), "squeeze": ((0, 2), (4, 5))})
+    assert_settled(network, dead)
+    assert settled(trace(network), dead).kept["squeeze"] == ((0, 2), (4,))
+
+
+def test_two_stretches_of_one_order_stay_in_it() -> None:
+    """A sum of two that each lack another end: the part's first channels come first, and no index is needed."""
+    torch.manual_seed(0)
+    network = lived_in(LongSkip())
+    order = (5, 2, 7, 0, 3, 6, 1, 4)
+    late, early = order[2:], order[:6]
+    kept = {"third": (tuple(sorted(early)), tuple(range(8))), "second": (tuple(sorted(late)), (0, 1, 2))}
+    plan = Plan(
+        ANY, {**kept, "first": (tuple(sorted(early)), (0, 1, 2))}, {"second": late, "first": early, "third": early}
+    )
+    assert_exact(network, [plan])
+    small = compact(network, plan, "run")
+    assert small.layouts["add"] == order
+    added = next(str(node.target) for node in small.graph.nodes if node.name == "add")
+    assert type(small.get_submodule(added)).__name__ == "AddSlice"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from paretosr.proxies.images import ImageSet, in_memory
-from paretosr.proxies.losses import CHARBONNIER_EPS, GRADIENT_WEIGHT, LOSSES, OF_EXITS, batch_loss
+from paretosr.proxies.losses import CHARBONNIER_EPS, GRADIENT_WEIGHT, LOSSES, OF_EXITS, batch_loss, distillation
 from paretosr.proxies.patches import Patches
 from paretosr.proxies.psnr import evaluate
 from paretosr.proxies.training import State, Training, begin, finished_network, load, save, train
@@ -159,6 +159,45 @@ def test_a_published_network_with_exits_trains_all_of_them(name):
     assert loss.item() == pytest.approx(sum(LOSSES["multi_exit"](x, hr).item() for x in exits) / len(exits))
     loss.backward()
     assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
+
+
+# ---- a term beside the loss
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_term_is_added_of_the_input_and_the_output(name):
+    network, lr, hr = Forked(), noise(2, 3, 5, 7), noise(2, 3, 20, 28, seed=1)
+    seen = []
+
+    def term(given: Tensor, made: Tensor) -> Tensor:
+        seen.append((given, made))
+        return made.square().sum()
+
+    output = network(lr)
+    wanted = batch_loss(name, network, lr, hr).item() + output.square().sum().item()
+    loss = batch_loss(name, network, lr, hr, term)
+    assert loss.item() == pytest.approx(wanted, rel=1e-6)
+    assert torch.equal(seen[0][0], lr)
+    assert torch.equal(seen[0][1], output)  # of a network with exits, what it gives in the end
+    loss.backward()
+    weight = network.tail[0].bias.grad
+    assert weight is not None
+    assert weight.abs().sum() > 0
+
+
+def test_distillation_is_the_distance_to_the_teacher_and_trains_the_student_alone():
+    teacher, student, lr = Forked(), Forked(), noise(2, 3, 5, 7)
+    with torch.no_grad():
+        wanted = 0.3 * (teacher(lr) - student(lr)).abs().mean().item()
+    term = distillation(teacher, 0.3)
+    value = term(lr, student(lr))
+    assert value.item() == pytest.approx(wanted, rel=1e-6)
+    value.backward()
+    assert student.tail[0].bias.grad is not None
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert term(lr, teacher(lr)).item() == 0
+    half = term(lr, student(lr).bfloat16())  # as autocast gives it
+    assert half.item() == pytest.approx(wanted, rel=0.02)
 
 
 # ---- training them

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,14 @@ import torch.nn.functional as F
 from plans import ANY, difference, formed, noise
 from torch import Tensor, nn
 
+from paretosr.proxies.training import Training
+from paretosr.proxies.weights import save_weights
+from paretosr.proxies.work import Data
+from paretosr.pruning.cutting import CutWork
 from paretosr.pruning.nni_masks import PRUNERS, nni_plan, plan_of_masks, prunable, read_masks
+from paretosr.pruning.settings import Pruning
 from paretosr.pruning.verify import verify
-from paretosr.spaces import Architecture, Block, InputError, build, inference_form
+from paretosr.spaces import Architecture, Block, Design, InputError, build, inference_form
 from paretosr.spaces.flow import Flow, compact, trace
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -223,7 +229,8 @@ def test_nni_decides_and_we_cut() -> None:
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert done.stderr == ""
-    assert done.stdout.splitlines() == [f"{name} {pruner}" for name in NETWORKS for pruner in PRUNERS]
+    decided = [f"{name} {pruner}" for name in NETWORKS for pruner in PRUNERS]
+    assert done.stdout.splitlines() == [*decided, *(f"to a budget {pruner}" for pruner in PRUNERS)]
 
 
 def prune_with_nni(architecture: Architecture, pruner: str) -> None:
@@ -239,6 +246,19 @@ def prune_with_nni(architecture: Architecture, pruner: str) -> None:
     verify(network, plan, {form: compact(flow, plan, form) for form in ("run", "export")})
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert not any(parameter.grad is not None for parameter in network.parameters())
+
+
+def cut_to_a_budget(architecture: Architecture, pruner: str, folder: Path) -> None:
+    """The sparsity is found by which a budget holds, and no less would do."""
+    design, weights = Design(architecture), folder / "whole.safetensors"
+    save_weights(build(design, seed=1), design, weights)
+    pruning = Pruning({"flops": 0.6}, criterion=pruner, batches=2)
+    training = Training(steps=1, batch=2, patch=16)
+    work = CutWork(design, str(weights), pruning, training, Data(patch=16), 0, "cpu", str(folder / pruner))
+    found = work.perform(lambda said: None, lambda: False)
+    assert found is not None
+    assert 0.5 < found["shares"]["flops"] <= 0.6
+    assert "compact equals masked" in found["verified"]
 
 
 def scores(pruner: str, flow: Flow, batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -263,3 +283,7 @@ if __name__ == "__main__":
         for each in PRUNERS:
             prune_with_nni(network_architecture, each)
             sys.stdout.write(f"{network_name} {each}\n")
+    with tempfile.TemporaryDirectory() as place:
+        for each in PRUNERS:
+            cut_to_a_budget(next(iter(NETWORKS.values())), each, Path(place))
+            sys.stdout.write(f"to a budget {each}\n")

@@ -1,13 +1,16 @@
 """Budgets and the meter: shares counted on cut networks, prices that say what a channel buys, what is refused."""
 
+import json
+from typing import Any
+
 import pytest
-import torch
 from deciding import DESIGNS, PUBLISHED, counted, meter_of, timed, whole
 from torch import nn
 
 from paretosr.proxies.complexity import complexity
 from paretosr.pruning.budget import BUDGETS, Budget, Footprint, Meter, footprints
-from paretosr.spaces import Design, InputError, build, inference_form
+from paretosr.pruning.settings import Pruning
+from paretosr.spaces import Design, InputError, build
 from paretosr.spaces.flow import closed
 from paretosr.spaces.plan import Plan
 
@@ -163,6 +166,27 @@ def test_the_meter_leaves_no_weights_behind() -> None:
     """Everything is on the meta device: the counts of a large network cost no memory."""
     meter = meter_of("blocks")
     assert {parameter.device.type for parameter in meter.flow.network.parameters()} == {"meta"}
-    uncut = inference_form(build(meter.design, device="meta"))
-    assert complexity(uncut).parameters == sum(p.numel() for p in uncut.parameters())
-    assert isinstance(next(uncut.parameters()), torch.Tensor)
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ({"strategy": "iner"}, "no strategy 'iner'"),
+        ({"criterion": "l3"}, "no criterion 'l3'"),
+        ({"schedule": "twice"}, "no schedule 'twice'"),
+        ({"budget": {}}, "budget: must name at least one share"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(what: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Pruning(**{"budget": {"flops": 0.7}, **what})
+
+
+def test_settings_go_to_json_and_back() -> None:
+    pruning = Pruning(budget={"flops": 0.7}, floor_channels=3, floor_share=0.3, schedule="gradual")
+    assert pruning.limits == Budget({"flops": 0.7})
+    assert [pruning.floor.of(width) for width in (2, 10, 20)] == [2, 3, 6]
+    assert Pruning(**json.loads(json.dumps(pruning.to_json()))) == pruning

@@ -26,7 +26,8 @@ from paretosr.proxies.training import (
     saved_step,
     train,
 )
-from paretosr.spaces import BLOCKS, Architecture, Block, Design, InputError
+from paretosr.proxies.weights import save_weights
+from paretosr.spaces import BLOCKS, Architecture, Block, Design, InputError, build
 
 SHORT = Training(steps=9, batch=2, patch=8, learning_rate=1e-3, milestones=(0.3, 0.7))
 PLAIN = Design(Architecture(8, (Block("residual"),), image_skip="bilinear"))
@@ -338,3 +339,58 @@ def test_a_save_that_fails_leaves_the_old_file(images, tmp_path, monkeypatch):
         save(trained(images, PLAIN, SHORT), file)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+# ---- from weights that are there
+
+
+@pytest.mark.parametrize("design", [PLAIN, NORMED], ids=["plain", "batch norm"])
+def test_a_training_begins_from_given_weights(images, tmp_path, design):
+    trained_before, file = trained(images, design, SHORT), tmp_path / "weights.safetensors"
+    save_weights(trained_before.network, design, file)
+    training = replace(SHORT, ema=0.9)
+    state = begin(design, training, seed=6, weights=file)
+    assert same(state.network.state_dict(), trained_before.network.state_dict())
+    assert same(state.ema, trained_before.network.state_dict())  # the mean begins there too
+    assert (state.step, state.curve) == (0, ())
+    assert state.network.training
+    held = {id(p) for group in state.optimiser.param_groups for p in group["params"]}
+    assert held == {id(p) for p in state.network.parameters()}  # those that are trained, not others
+    after = train(state, training, patches_of(images, training, 6), 1)
+    assert not same(after.network.state_dict(), trained_before.network.state_dict())
+
+
+def test_the_state_of_a_training_from_other_weights_starts_anew(images, tmp_path):
+    files = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+    for seed, file in enumerate(files, 1):
+        save_weights(build(PLAIN, seed=seed), PLAIN, file)
+    state = train(begin(PLAIN, SHORT, seed=5, weights=files[0]), SHORT, patches_of(images, SHORT, 5), 2)
+    save(state, tmp_path / "state.pt")
+    for weights, step in ((files[0], 2), (files[1], 0), (None, 0)):
+        loaded = load(begin(PLAIN, SHORT, seed=5, weights=weights), SHORT, tmp_path / "state.pt")
+        assert loaded.step == step
+        if not step:
+            assert same(content(loaded), content(begin(PLAIN, SHORT, seed=5, weights=weights)))
+    files[0].rename(tmp_path / "elsewhere.safetensors")  # what they are counts, not where they lie
+    assert (
+        load(begin(PLAIN, SHORT, seed=5, weights=tmp_path / "elsewhere.safetensors"), SHORT, tmp_path / "state.pt").step
+        == 2
+    )
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_weights(build(NORMED), NORMED, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"w\.safetensors: these are not the weights of this network"):
+        begin(PLAIN, SHORT, seed=5, weights=tmp_path / "w.safetensors")
+
+
+def test_a_term_beside_the_loss_is_trained(images):
+    """One that asks for black images, and strongly: the output gets darker than without."""
+    lr = torch.full((1, 3, 8, 8), 0.5)
+    means = []
+    for extra in (None, lambda lr, sr: 100 * sr.square().mean()):
+        state, patches = begin(PLAIN, SHORT, seed=5), patches_of(images, SHORT, 5)
+        state = train(state, SHORT, patches, SHORT.steps, extra=extra)
+        with torch.no_grad():
+            means.append(float(finished_network(state)(lr).mean()))
+    assert means[1] < means[0] - 0.02

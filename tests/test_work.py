@@ -19,8 +19,10 @@ from paretosr.proxies import work as work_room
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.psnr import evaluate
 from paretosr.proxies.training import Training, TrainingFailed, saved_step
+from paretosr.proxies.weights import save_weights, with_weights
 from paretosr.proxies.work import REFERENCE, Data, SpeedWork, TimeWork, TrainWork, mark_running, patches_of
 from paretosr.spaces import Architecture, Block, Design, InputError, build
+from paretosr.spaces.plan import Plan
 
 QUICK = Protocol(size=(8, 8), warmup_s=0.005, rounds=5, max_rounds=5)
 SHORT = Training(steps=5, batch=2, patch=8, learning_rate=1e-3, ema=0.9)
@@ -218,6 +220,65 @@ def test_a_mark_is_left_where_no_folder_was(tmp_path):
     mark_running(tmp_path / "new" / "folder", "timing")
     assert (tmp_path / "new" / "folder" / "running").read_text() == "timing"
     shutil.rmtree(tmp_path / "new")
+
+
+# ---- from weights, with a teacher
+
+CUT = Design(SMALL.architecture, Plan(SMALL.hash, {"blocks.0.first": ((1, 3, 4), tuple(range(8)))}))
+
+
+def weights_of(design: Design, seed: int, file: Path) -> str:
+    save_weights(build(design, seed=seed), design, file)
+    return str(file)
+
+
+@pytest.mark.parametrize("design", [SMALL, CUT], ids=["whole", "cut"])
+def test_a_training_goes_on_from_weights(work, data, tmp_path, design):
+    start = weights_of(design, 7, tmp_path / "start.safetensors")
+    still = replace(SHORT, learning_rate=0.0)
+    result = run(replace(work, design=design, weights=start, training=still))
+    assert result["psnr_db"] == evaluate(with_weights(design, Path(start)), data.evaluation()).psnr_db
+    assert (
+        result["psnr_db"] != run(replace(work, design=design, training=still, folder=str(tmp_path / "new")))["psnr_db"]
+    )
+    moved = run(replace(work, design=design, weights=start, folder=str(tmp_path / "moved")))
+    assert moved["psnr_db"] != result["psnr_db"]
+
+
+def test_a_state_that_began_from_other_weights_is_not_taken_over(work, tmp_path):
+    first, second = (weights_of(SMALL, seed, tmp_path / f"{seed}.safetensors") for seed in (7, 8))
+    assert run(replace(work, weights=first), stop=stop_after(3)) is None
+    here = run(replace(work, weights=second))
+    assert here["psnr_db"] == run(replace(work, weights=second, folder=str(tmp_path / "fresh")))["psnr_db"]
+    assert len(here["curve"]) == 5
+
+
+def test_a_stopped_training_from_weights_with_a_teacher_goes_on(work, tmp_path):
+    teacher = (LARGE, weights_of(LARGE, 9, tmp_path / "teacher.safetensors"), 0.5)
+    taught = replace(work, weights=weights_of(SMALL, 7, tmp_path / "start.safetensors"), teacher=teacher)
+    assert run(taught, stop=stop_after(2)) is None
+    assert saved_step(Path(work.folder) / "state.pt") == 2
+    undisturbed = run(replace(taught, folder=str(tmp_path / "undisturbed")))
+    assert run(taught)["psnr_db"] == undisturbed["psnr_db"]
+    untaught = run(replace(taught, teacher=None, folder=str(tmp_path / "untaught")))
+    assert untaught["curve"] != undisturbed["curve"]
+
+
+@pytest.mark.parametrize("design", [SMALL, CUT], ids=["whole", "cut"])
+def test_the_teacher_draws_the_student_to_it(work, data, tmp_path, design):
+    file = tmp_path / "teacher.safetensors"
+    taught_by = (SMALL, weights_of(SMALL, 9, file), 20.0)
+    teacher, training = with_weights(SMALL, file), replace(SHORT, steps=20, ema=None, learning_rate=3e-3)
+    lr, _ = patches_of(data, SHORT, 1, "cpu").batch(0)
+    start = weights_of(design, 7, tmp_path / "start.safetensors")
+    distances = []
+    for how, share in (("alone", None), ("taught", taught_by)):
+        folder = tmp_path / how
+        run(replace(work, design=design, training=training, weights=start, teacher=share, folder=str(folder)))
+        student = with_weights(design, folder / "model.safetensors")
+        with torch.no_grad():
+            distances.append(float((student(lr) - teacher(lr)).abs().mean()))
+    assert distances[1] < 0.8 * distances[0]
 
 
 # ---- timing and speed
