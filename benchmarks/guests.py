@@ -33,7 +33,7 @@ from paretosr.proxies.complexity import complexity
 from paretosr.pruning.masks import masked
 from paretosr.pruning.verify import LIMITS, VerificationFailed, verify
 from paretosr.spaces import BUILDABLE, InputError, build, inference_form, published
-from paretosr.spaces.flow import FORMS, Flow, closed, compact, slots, trace, without_batch_norm
+from paretosr.spaces.flow import FORMS, Flow, closed, compact, settled, slots, trace, without_batch_norm
 from paretosr.spaces.flow.routes import Shuffle
 from paretosr.spaces.flow.slots import OUT
 from paretosr.spaces.plan import Plan, Sides, widths
@@ -190,27 +190,25 @@ def in_words(error: BaseException) -> str:
 Attempt = Callable[[nn.Module, Flow], nn.Module]
 
 
-def torch_pruning_local(network: nn.Module, flow: Flow, *, spare_shuffles: bool = False) -> nn.Module:
-    """Half of each group, by magnitude. Told is what a user could know: which convolutions must keep their outputs."""
+def torch_pruning_local(network: nn.Module, flow: Flow, *spared: set[str]) -> nn.Module:
+    """Half of each group, by magnitude, but for those of the convolutions that make the image, and of `spared`."""
     tp = guest(PACKAGES["torch_pruning"])
-    spared = {member.name for slot in slots(flow).fine if slot.frozen for member in slot.members if member.side == OUT}
-    if spare_shuffles:
-        spared |= before_shuffles(flow)
+    ignored = makers(flow, [next(reversed(flow.rules))]).union(*spared)
     pruner = tp.pruner.BasePruner(
         network,
         images(network)[0],
         tp.importance.MagnitudeImportance(),
         pruning_ratio=0.5,
-        ignored_layers=[network.get_submodule(name) for name in sorted(spared)],
+        ignored_layers=[network.get_submodule(name) for name in sorted(ignored)],
     )
     pruner.step()
     return network
 
 
-def before_shuffles(flow: Flow) -> set[str]:
-    """The convolutions whose outputs go into a PixelShuffle."""
+def makers(flow: Flow, nodes: Sequence[fx.Node]) -> set[str]:
+    """The convolutions that make what these nodes hold, by whatever operations in between."""
     found: set[str] = set()
-    waiting = [source for rule in flow.rules.values() if isinstance(rule, Shuffle) for source in rule.operands]
+    waiting = list(nodes)
     while waiting:
         node = waiting.pop()
         if flow.rules[node].cuts:
@@ -218,6 +216,18 @@ def before_shuffles(flow: Flow) -> set[str]:
         else:
             waiting += flow.rules[node].operands
     return found
+
+
+def shuffled(flow: Flow) -> set[str]:
+    """The convolutions whose outputs go into a PixelShuffle."""
+    return makers(
+        flow, [source for rule in flow.rules.values() if isinstance(rule, Shuffle) for source in rule.operands]
+    )
+
+
+def frozen(flow: Flow) -> set[str]:
+    """The convolutions whose outputs cannot be closed by themselves, as those before a sigmoid."""
+    return {member.name for slot in slots(flow).fine if slot.frozen for member in slot.members if member.side == OUT}
 
 
 def nni_speedup(network: nn.Module, flow: Flow, *, own_tracer: bool) -> nn.Module:
@@ -240,15 +250,16 @@ def nni_speedup(network: nn.Module, flow: Flow, *, own_tracer: bool) -> nn.Modul
 
 
 def half_of_groups(flow: Flow) -> Plan:
-    """A plan that closes half of the channels of every group, by chance."""
-    return closed(flow, list(tied(streams(flow), random.Random(0), 1)), ANY)
+    """A plan that closes half of the channels of every group, by chance, and all that is then of no use."""
+    return settled(flow, closed(flow, list(tied(streams(flow), random.Random(0), 1)), ANY))
 
 
 PACKAGES = {"torch_pruning": "torch_pruning", "nni": "nni.compression.speedup"}
 TOOLS: dict[str, Mapping[str, Attempt]] = {
     "torch_pruning": {
         "": torch_pruning_local,
-        "spared what a PixelShuffle reads": lambda n, f: torch_pruning_local(n, f, spare_shuffles=True),
+        "spared what a PixelShuffle reads": lambda n, f: torch_pruning_local(n, f, shuffled(f)),
+        "and what a sigmoid and its like read": lambda n, f: torch_pruning_local(n, f, shuffled(f), frozen(f)),
     },
     "nni": {
         "": lambda n, f: nni_speedup(n, f, own_tracer=True),

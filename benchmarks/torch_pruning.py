@@ -85,19 +85,19 @@ def first_table(outcomes: Sequence[Outcome]) -> str:
     lines += [f"| {name} | {' | '.join(cell(own[tool]) for tool in tools)} |" for name, own in best.items()]
     exact = [sum(own[tool].result == "exact" for own in best.values()) for tool in tools]
     counted = ", ".join(f"{tool} {count}" for tool, count in zip(tools, exact, strict=True))
-    used = dict.fromkeys(outcome.attempt for own in best.values() for outcome in own.values() if outcome.attempt)
-    notes = "".join(f" {mark(told)}: {told}." for told in used)
+    used = dict.fromkeys((one.tool, one.attempt) for own in best.values() for one in own.values() if one.attempt)
+    notes = "".join(f" {tool}{mark(told)}: {told}." for tool, told in used)
     return "\n".join(lines) + f"\n\nExact, of {len(best)}: {counted}.{notes}"
 
 
 def mark(told: str) -> str:
-    """The sign of an attempt that needed to be told something."""
-    return {told: "*" * at for attempts in TOOLS.values() for at, told in enumerate(attempts)}.get(told, "")
+    """The sign of an attempt that needed to be told something, in Markdown."""
+    return {told: r"\*" * at for attempts in TOOLS.values() for at, told in enumerate(attempts)}.get(told, "")
 
 
 def cell(outcome: Outcome) -> str:
     """An outcome in a few words; the share of FLOPs that is left."""
-    note = mark(outcome.attempt).replace("*", "\\*")
+    note = mark(outcome.attempt)
     flops = "" if outcome.flops is None else f"{outcome.flops:.2f}"
     if outcome.result == "exact":
         return f"exact{note}, {flops}"

@@ -23,7 +23,7 @@ RECIPES = Path(__file__).with_name("recipes")
 PATHS = ("data.source", "data.validation", "network")
 # What may differ when a run goes on: these only extend it, or say what to make of it.
 EXTENDING = ("search.candidates", "search.minutes", "search.steps", "search.at_least", "search.workers")
-EXTENDING += ("search.task_minutes", "confirm", "report", "winner", "description")
+EXTENDING += ("search.task_minutes", "pruning", "confirm", "report", "winner", "description")
 
 
 # ---- reading

@@ -90,6 +90,11 @@ def notes(recipe: Recipe, record: Record, result: Verdict) -> tuple[str, ...]:
             f"than the {PSNR_DOUBT_DB:g} dB within which candidates near the front were trained again."
         )
     children = [c for c in result.candidates if c.kind == "pruned" and c.state == "complete"]
+    said.extend(
+        f"Candidate {c.number} misses its budget: {c.details['pruning']['missed']}."
+        for c in children
+        if "missed" in c.details["pruning"]
+    )
     if children:
         more = sorted({c.details["pruning"]["steps"]["pruning"] + c.details["steps"] for c in children})
         steps_text = f"{more[0]:,}" if len(more) == 1 else f"{more[0]:,} to {more[-1]:,}"

@@ -41,7 +41,7 @@ PRUNING = Pruning(
     cuts=3,
     between=2,
     tick_steps=2,
-    tick_share=0.08,
+    tick_share=0.04,
     ticks=2,
     tock_steps=2,
 )
@@ -214,9 +214,10 @@ OTHERS: dict[str, Callable[[CutWork, Path], CutWork]] = {
 def test_the_state_of_another_work_is_not_used(work: CutWork, tmp_path: Path) -> None:
     work = replace(work, pruning=replace(PRUNING, schedule="gradual"))
     assert run(work, stop_after(4)) is None
+    untouched = quiet(work)
     for name, change in OTHERS.items():
         other = change(work, tmp_path)
-        cutting, fresh = quiet(other), quiet(other)
+        cutting, fresh = quiet(other), quiet(other) if name == "weights" else untouched
         cutting._load()
         assert (cutting.at.phase, cutting.at.path) == (0, []), name
         for key, value in fresh.network.state_dict().items():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import pytest
+import torch
 from deciding import counted, drawn, meter_of, timed, whole
 
 from paretosr.pruning.budget import BUDGETS, Budget, Meter
@@ -167,13 +168,11 @@ def test_a_reachable_budget_is_not_refused() -> None:
 def test_a_plan_that_leaves_the_image_alone_is_refused() -> None:
     """Sides that close independently may part for good: one block of 8 is written, and another one is read."""
     meter = Meter(Design(Architecture(16, (Block("residual"),), image_skip="bilinear")))
-    scores = {name: (out * 0 + 1, into * 0 + 1) for name, (out, into) in drawn(meter.flow).items()}
+    scores = {name: (torch.ones(outs), torch.ones(ins)) for name, (outs, ins) in meter.flow.widths.items()}
     for name in ("head.0", "blocks.0.second", "body_conv"):
         scores[name][0][8:] = 0
     for name in ("blocks.0.first", "body_conv", "upsampler.conv"):
-        column = scores[name][1]
-        assert column is not None
-        column[:8] = 0
+        scores[name][1][:8] = 0
     decider = Decider(meter, "block", Floor(8, 0.25), per_cost=False)
     with pytest.raises(InputError, match=r"'block' leaves within kept <= 0\.3 is the enlarged image alone; raise"):
         decider.decide(whole(meter), scores, Budget({"kept": 0.3}))
@@ -199,6 +198,18 @@ def test_inner_leaves_no_width_just_above_a_tread(share: float) -> None:
     assert len(plan.kept.get("blocks.0.first", (range(48),))[0]) % 16 == 0
 
 
+def test_what_a_plan_has_cut_already_is_priced_as_it_is() -> None:
+    """From 40 channels one piece crosses the tread at 32, which from 48 it would not."""
+    meter, ends = timed("wide"), ("blocks.0.first", "blocks.0.second")
+    few, all_ = tuple(range(40)), tuple(range(48))
+    plan = Plan(whole(meter).architecture, {ends[0]: (few, all_), ends[1]: (all_, few)})
+    decider = Decider(meter, "inner", Floor(32, 0.0))
+    pieces = decider.sequence(plan, drawn(meter.flow), Budget({"latency_ratio": 0.9}), {})
+    assert [dict(piece.lost) for piece in pieces if (ends[0], OUT) in piece.lost] == [
+        {(ends[0], OUT): 8, (ends[1], IN): 8}
+    ]
+
+
 def test_by_counts_widths_between_the_treads_are_left() -> None:
     """The same network and scores by FLOPs: without that the test above could not fail."""
     meter = timed("wide")
@@ -215,10 +226,24 @@ def test_a_branch_that_goes_beyond_the_budget_is_weighed_against_what_comes_afte
     scores, budget = drawn(meter.flow), Budget({"flops": 0.97})
     decider = Decider(meter, "inner", FLOOR)
     channels = decider.decide(whole(meter), scores, budget)
-    for score, taken in ((1e-6, True), (30.0, False)):  # cheap for what it buys; cheap too, but a channel would do
+    gone = closed_by(meter, channels)
+    pieces = decider.sequence(whole(meter), scores, budget, {})
+    alone = sum(piece.score for piece in pieces if gone.issuperset(piece.members))
+    for score, taken in ((0.9 * alone, True), (1.1 * alone, False)):  # for what it buys it is the best either way
+        assert decider.sequence(whole(meter), scores, budget, {branch.node: score})[0].kills
         plan = decider.decide(whole(meter), scores, budget, {branch.node: score})
         assert (plan.kept.get(branch.closes[0]) == ((), ())) == taken
         assert taken or plan == channels
+
+
+def test_a_branch_without_which_nothing_gets_through_is_left_out() -> None:
+    meter = meter_of("residual")
+    head = [Member("head.0", OUT, channel) for channel in range(32)]
+    half = Piece(tuple(head[:16]), 0.0, kills=("head.0",))  # by itself it may go
+    rest = Piece(tuple(head[16:]), 0.0, kills=("head.0",))
+    last = Piece((Member("body_conv", OUT, 0),), 1.0)
+    decider = Decider(meter, "inner", FLOOR)
+    assert list(decider._safe(whole(meter), [half, rest, last])) == [half, last]
 
 
 def test_the_image_still_gets_through_when_every_branch_is_worth_nothing() -> None:
