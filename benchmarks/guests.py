@@ -33,6 +33,7 @@ from paretosr.proxies.complexity import complexity
 from paretosr.pruning.masks import masked
 from paretosr.pruning.verify import LIMITS, VerificationFailed, verify
 from paretosr.spaces import BUILDABLE, InputError, build, inference_form, published
+from paretosr.spaces.design import trains
 from paretosr.spaces.flow import FORMS, Flow, closed, compact, settled, slots, trace, without_batch_norm
 from paretosr.spaces.flow.routes import Shuffle
 from paretosr.spaces.flow.slots import OUT
@@ -191,9 +192,14 @@ Attempt = Callable[[nn.Module, Flow], nn.Module]
 
 
 def torch_pruning_local(network: nn.Module, flow: Flow, *spared: set[str]) -> nn.Module:
-    """Half of each group, by magnitude, but for those of the convolutions that make the image, and of `spared`."""
+    """Half of each group, by magnitude.
+
+    It is told what a user would know: to leave alone the convolutions that make the image, and those that are not
+    trained (a shift of the mean, say); and also those of `spared`.
+    """
     tp = guest(PACKAGES["torch_pruning"])
-    ignored = makers(flow, [next(reversed(flow.rules))]).union(*spared)
+    untrained = {name for name in flow.widths if is_untrained(flow, name)}
+    ignored = makers(flow, [next(reversed(flow.rules))]).union(untrained, *spared)
     pruner = tp.pruner.BasePruner(
         network,
         images(network)[0],
@@ -206,16 +212,21 @@ def torch_pruning_local(network: nn.Module, flow: Flow, *spared: set[str]) -> nn
 
 
 def makers(flow: Flow, nodes: Sequence[fx.Node]) -> set[str]:
-    """The convolutions that make what these nodes hold, by whatever operations in between."""
+    """The convolutions that make what these nodes hold, by whatever operations in between, untrained ones included."""
     found: set[str] = set()
     waiting = list(nodes)
     while waiting:
         node = waiting.pop()
         if flow.rules[node].cuts:
             found.add(str(node.target))
-        else:
+        if not flow.rules[node].cuts or is_untrained(flow, str(node.target)):
             waiting += flow.rules[node].operands
     return found
+
+
+def is_untrained(flow: Flow, name: str) -> bool:
+    """Whether a convolution has but fixed weights."""
+    return not trains(flow.network.get_submodule(name))
 
 
 def shuffled(flow: Flow) -> set[str]:

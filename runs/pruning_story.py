@@ -69,7 +69,8 @@ def refuse_unreachable(meter: Meter, wanted: Iterable[Job]) -> None:
         known = {name: share for name, share in job.pruning.budget.items() if name in meter.whole}
         if known and job.plan is None and not job.control and job.pruning.criterion not in PRUNERS:
             decider = Decider(meter, job.pruning.strategy, job.pruning.floor, job.pruning.step)
-            decider.refuse_unreachable(Budget(known), job.pruning.criterion == MEASURED_WITH)
+            with_branches = job.pruning.criterion == MEASURED_WITH and job.pruning.schedule != "tick_tock"
+            decider.refuse_unreachable(Budget(known), with_branches)
 
 
 class Pruner:

@@ -75,7 +75,10 @@ class Design:
 
     def summary(self) -> str:
         """The network in one line."""
-        return self.architecture.summary() + ("" if self.plan is None else f"; {self.plan.summary()}")
+        words = self.architecture.summary()
+        if self.plan is None:
+            return words
+        return f"pruned, {self.plan.summary()}: {words.removesuffix(', as published')}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and dictionaries; `from_json` takes them back."""
