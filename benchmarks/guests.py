@@ -241,11 +241,11 @@ def frozen(flow: Flow) -> set[str]:
     return {member.name for slot in slots(flow).fine if slot.frozen for member in slot.members if member.side == OUT}
 
 
-def nni_speedup(network: nn.Module, flow: Flow, *, own_tracer: bool) -> nn.Module:
+def nni_speedup(network: nn.Module, flow: Flow, plan: Plan, graph: fx.GraphModule | None = None) -> nn.Module:
     """nni's ModelSpeedup of our plan: masks that agree within each group, which its own pruners no longer make here."""
     speedup = guest(PACKAGES["nni"])
     masks: dict[str, dict[str, Tensor]] = {}
-    for name, (outputs, _) in half_of_groups(flow).kept.items():
+    for name, (outputs, _) in plan.kept.items():
         module: Any = network.get_submodule(name)
         if len(outputs) == widths(network)[name][0]:
             continue
@@ -256,13 +256,12 @@ def nni_speedup(network: nn.Module, flow: Flow, *, own_tracer: bool) -> nn.Modul
         masks[name] = {"weight": out.reshape(shape).expand_as(module.weight).contiguous()}
         if module.bias is not None:
             masks[name]["bias"] = out
-    graph = {} if own_tracer else {"graph_module": fx.symbolic_trace(network)}
-    return speedup.ModelSpeedup(network, images(network)[0], masks, **graph).speedup_model()
+    return speedup.ModelSpeedup(network, images(network)[0], masks, graph_module=graph).speedup_model()
 
 
 def half_of_groups(flow: Flow) -> Plan:
-    """A plan that closes half of the channels of every group, by chance, and all that is then of no use."""
-    return settled(flow, closed(flow, list(tied(streams(flow), random.Random(0), 1)), ANY))
+    """A plan that closes half of the channels of every group, by chance."""
+    return closed(flow, list(tied(streams(flow), random.Random(0), 1)), ANY)
 
 
 PACKAGES = {"torch_pruning": "torch_pruning", "nni": "nni.compression.speedup"}
@@ -273,8 +272,13 @@ TOOLS: dict[str, Mapping[str, Attempt]] = {
         "and what a sigmoid and its like read": lambda n, f: torch_pruning_local(n, f, shuffled(f), frozen(f)),
     },
     "nni": {
-        "": lambda n, f: nni_speedup(n, f, own_tracer=True),
-        "given a graph of torch.fx": lambda n, f: nni_speedup(n, f, own_tracer=False),
+        "": lambda n, f: nni_speedup(n, f, settled(f, half_of_groups(f))),
+        "given a graph of torch.fx": lambda n, f: nni_speedup(
+            n, f, settled(f, half_of_groups(f)), fx.symbolic_trace(n)
+        ),
+        "and masks without what follows from them": lambda n, f: nni_speedup(
+            n, f, half_of_groups(f), fx.symbolic_trace(n)
+        ),
     },
 }
 

@@ -15,7 +15,7 @@ from ..spaces.plan import Plan, read_plan
 from . import story
 from .folder import RunFolder
 from .pruning_jobs import jobs
-from .pruning_story import parents_of, refuse_unreachable
+from .pruning_wanted import is_whole, parents_of, refuse_unreachable
 from .recipe import Recipe
 from .recipe_file import changed, read_recipe
 from .recipe_pruning import PruningPart
@@ -55,6 +55,8 @@ def prune_run(path: Path, asked: Asked, overrides: Sequence[str], console: Conso
     story.say_notes(settings.data, console)
     with folder.lock():
         record = Record(folder.url, recipe.objectives, settings.space)
+        story.refuse_other_images(folder, settings, record)
+        story.refuse_other_device(folder, settings, record)
         if record.attribute("first") is None:
             raise InputError(f"{path}: has nothing to prune yet; let the search begin first")
         parents = chosen_parents(folder, record, asked)
@@ -97,7 +99,7 @@ def chosen_parents(folder: RunFolder, record: Record, asked: Asked) -> list[Cand
     for candidate in found:
         if candidate.design.plan is not None:
             raise InputError(f"{folder.path}: candidate {candidate.number} is pruned already; prune its parent")
-        if not story.is_whole(candidate):
+        if not is_whole(candidate):
             raise InputError(f"{folder.path}: candidate {candidate.number} is not trained ({candidate.state})")
     return found
 

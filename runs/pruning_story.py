@@ -16,23 +16,17 @@ from ..proxies.stairs import Estimate
 from ..proxies.training import Training
 from ..proxies.work import TimeWork, TrainWork, Work, plain
 from ..proxies.writing import write_json
-from ..pruning.budget import Budget, Meter
-from ..pruning.criteria import MEASURED_WITH
 from ..pruning.cutting import CUT, CutWork, StairsWork
-from ..pruning.decide import Decider
-from ..pruning.nni_masks import PRUNERS
-from ..search.candidate import TRAINED_ALIKE, Candidate
+from ..search.candidate import Candidate
 from ..search.engine import Engine, Finished, Interrupted, Task, complete
 from ..search.first import numbers_of
 from ..search.loop import NETWORK, died_at
 from ..search.settings import Settings, training_seed, with_timing
 from ..search.study import Record
-from ..search.verdict import WinnerRule, choose, eligible, on_front
 from ..spaces import Design, InputError
 from ..spaces.plan import Plan
 from .folder import RunFolder
-from .pruning_jobs import SCRATCH, UNCUT, Job, furthest
-from .recipe_pruning import PruningPart
+from .pruning_jobs import SCRATCH, UNCUT, Job
 
 CHECKS = 5  # how often at most a budget on latency is tightened after a look at the clock
 MARGIN = 0.99  # and by how much more than the look says
@@ -47,30 +41,6 @@ class Failed(Exception):
 
 class Unfinished(Exception):
     """A stop was asked for while a child was on its way."""
-
-
-def parents_of(part: PruningPart, record: Record, settings: Settings, rule: WinnerRule) -> list[int]:
-    """Which candidates a run's own recipe prunes: of the front of what was searched, however it looks when confirmed.
-
-    Told from what does not change any more, so that a resumed run prunes the same.
-    """
-    fit = [c for c in eligible(record.candidates, settings.objectives, settings.limits) if c.kind in TRAINED_ALIKE]
-    front = on_front(fit, settings.objectives)
-    winner, _ = choose(front, settings.objectives, rule)
-    return furthest(front, winner, part.members, settings.objectives)
-
-
-def refuse_unreachable(meter: Meter, wanted: Iterable[Job]) -> None:
-    """InputError, which says the least that can be had, for the first budget that a network cannot be cut to.
-
-    Budgets on what the meter does not know (latency without stairs, memory without a GPU) are left to the pruning.
-    """
-    for job in wanted:
-        known = {name: share for name, share in job.pruning.budget.items() if name in meter.whole}
-        if known and job.plan is None and not job.control and job.pruning.criterion not in PRUNERS:
-            decider = Decider(meter, job.pruning.strategy, job.pruning.floor, job.pruning.step)
-            with_branches = job.pruning.criterion == MEASURED_WITH and job.pruning.schedule != "tick_tock"
-            decider.refuse_unreachable(Budget(known), with_branches)
 
 
 class Pruner:

@@ -26,8 +26,7 @@ from ..analysis.table import candidate_table, write_csv
 from ..proxies.device import find_device
 from ..proxies.training import Training
 from ..proxies.work import Data
-from ..pruning.budget import Meter
-from ..search.candidate import TRAINED_ALIKE, Candidate
+from ..search.candidate import TRAINED_ALIKE
 from ..search.engine import Interrupted
 from ..search.first import first_record
 from ..search.loop import Exhausted, Search
@@ -37,15 +36,13 @@ from ..search.settings import Budget, Settings
 from ..search.study import Record
 from ..search.verdict import Verdict, confirm
 from ..spaces import InputError, published, published_architecture
-from ..spaces.plan import Plan
 from .folder import RunFolder
 from .local_engine import LocalEngine
-from .pruning_jobs import Job, jobs
-from .pruning_story import Pruner, parents_of, refuse_unreachable
+from .pruning_story import Pruner
+from .pruning_wanted import asked_for, refuse_unreachable_of
 from .recipe import Recipe
 from .recipe_checks import check_device
 from .recipe_file import network_of, read_recipe
-from .recipe_pruning import PruningPart
 from .status import Watch
 from .summary import front_rows, judged, machine_facts, summary_of, versions
 from .winner import export_candidate
@@ -70,7 +67,7 @@ def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool
     if not recipe.has_front:
         raise InputError(f"{name}: has no 'space' to search")
     settings = settings_of(recipe)
-    refuse_unreachable_at_once(recipe)
+    refuse_unreachable_of(recipe)
     say_notes(settings.data, console)
     folder = RunFolder(out or Path("out") / Path(name).stem)
     aside = folder.move_aside() if fresh else None
@@ -180,36 +177,6 @@ def drive(
         record.set_attribute("finished", True)
     watch.enter("finished")
     return ended
-
-
-def asked_for(recipe: Recipe, record: Record, settings: Settings) -> list[Job]:
-    """All that is to be pruned: what the recipe says, and what was asked for since."""
-    found: list[Job] = []
-    if recipe.pruning is not None:
-        parents = parents_of(recipe.pruning, record, settings, recipe.make_winner())
-        found += jobs(recipe.pruning, parents)
-    for request in record.attribute("pruning") or []:
-        plan = request["plan"] and Plan.from_json(request["plan"])
-        parents = [*request["parents"], *trained_systems(record, request["systems"])]
-        found += jobs(PruningPart.model_validate(request["part"]), parents, plan)
-    return list({job.key: job for job in found}.values())
-
-
-def trained_systems(record: Record, names: Sequence[str]) -> list[int]:
-    """The candidates of a run that are these published networks, as far as they are trained."""
-    found = {c.details.get("system"): c.number for c in record.candidates if c.kind == "published" and is_whole(c)}
-    return [found[name] for name in names if name in found]
-
-
-def is_whole(candidate: Candidate) -> bool:
-    """Whether a candidate can be pruned: trained to its end, and not cut already."""
-    return candidate.state == "complete" and candidate.design.plan is None and "psnr_db" in candidate.numbers
-
-
-def refuse_unreachable_at_once(recipe: Recipe) -> None:
-    """InputError for a budget that the recipe's one network cannot be cut to, before it is trained."""
-    if recipe.space is None and recipe.pruning is not None:
-        refuse_unreachable(Meter(network_of(recipe)), jobs(recipe.pruning, [0]))
 
 
 class Clock:
