@@ -1,6 +1,6 @@
 """Our pruning against Torch-Pruning: which of our networks it can cut at all, and how well the one that both cut ends.
 
-`python benchmarks/torch_pruning.py --readme benchmarks/README.md --csv FILE` takes about 15 minutes on one core.
+`python benchmarks/torch_pruning.py --readme benchmarks/README.md --csv FILE` takes about 20 minutes on one core.
 Torch-Pruning is an optional guest: `pip install 'paretosr[bench]'`. Where the environment `.venv-nni` is there
 (`.ci/setup-nni`), nni's ModelSpeedup stands in the first table too.
 
@@ -105,7 +105,7 @@ def cell(outcome: Outcome) -> str:
         said = outcome.said or f"off by {outcome.difference:.0e}"
         return f"**another function**{note}: {said}, {flops}"
     said = outcome.said.replace("|", "/")
-    return f"{outcome.result}{note}: {said if len(said) <= 90 else said[:87] + '...'}"
+    return f"{outcome.result}: {said if len(said) <= 90 else said[:87] + '...'}"
 
 
 def second_table(rows: Sequence[Row]) -> str:
