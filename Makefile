@@ -26,8 +26,8 @@ lint: setup-test ## ruff and basedpyright
 test: lint ## lint and the tests, at most 10 minutes on 2 cores
 	@$(python) -m pytest --session-timeout 560
 
-test-slow: setup-test ## what is heavy: kills, the browser, exports of many networks; at most 20 minutes
-	@$(python) -m pytest --session-timeout 1080 -m slow
+test-slow: setup-test ## what is heavy: kills, the browser, exports of many networks; at most 35 minutes
+	@$(python) -m pytest --session-timeout 2000 -m slow
 
 stress: setup-test ## hundreds of random cut networks; an hour
 	@$(python) -m pytest -m stress

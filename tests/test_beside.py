@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from commands import Command, refused
 
 from paretosr.analysis.export import load_exported
@@ -22,6 +23,7 @@ def found(out: Path) -> tuple[Candidate, ...]:
     return read_run(out)[2].candidates
 
 
+@pytest.mark.slow
 def test_published_networks_are_trained_like_those_found(paretosr: Command, recipe: Path, tmp_path: Path) -> None:
     assert paretosr("search", recipe, "--out", "with", *WITH).code == 0
     assert paretosr("search", recipe, "--out", "without", *SMALL).code == 0

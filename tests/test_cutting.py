@@ -164,7 +164,13 @@ def test_the_weights_compute_what_the_masked_network_did(finished, schedule: str
             assert (told["outputs"][0], told["inputs"][0]) == (module.out_channels, module.in_channels)
 
 
-@pytest.mark.parametrize(("schedule", "strategy"), [*((name, "group") for name in SCHEDULES), ("gradual", "interval")])
+@pytest.mark.parametrize(
+    ("schedule", "strategy"),
+    [
+        ("gradual", "interval"),
+        *(pytest.param(name, "group", marks=pytest.mark.slow if name == "gradual" else ()) for name in SCHEDULES),
+    ],
+)
 def test_a_stopped_cutting_goes_on_to_the_same_end(finished, work: CutWork, schedule: str, strategy: str) -> None:
     undisturbed, wanted, _ = finished(schedule, strategy)
     work = replace(work, pruning=undisturbed.pruning)

@@ -71,6 +71,7 @@ def test_onnx_runs_on_an_odd_size_as_torch_does(exported: tuple[Path, torch.nn.M
     assert np.abs(np.asarray(given) - wanted).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_difference_is_found_and_the_file_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     network = build(DESIGN).eval()
     export_onnx(network, tmp_path / "a.onnx")

@@ -27,6 +27,7 @@ from paretosr.spaces.plan import Plan
 from paretosr.spaces.systems import NETWORKS
 from paretosr.spaces.upsampler import UPSAMPLERS
 
+FAST = ("msrresnet", "rfdn", "imdn", "hcsrn", "neptuneai", "lmsr", "spsr", "isrresdnet")  # the others are slow tests
 PUBLISHED = [name for name, system in NETWORKS.items() if system.network is not None]
 
 
@@ -77,7 +78,9 @@ def test_the_architectures_hold_every_part() -> None:
             assert {dict(b.choices)[choice] for a in seen for b in a.blocks if b.type == kind} == set(values)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
+)
 def test_every_published_network_is_cut_exactly(name: str) -> None:
     network = formed(published(name))
     flow = trace(network)

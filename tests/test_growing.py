@@ -73,6 +73,7 @@ def test_a_network_that_does_not_grow_is_refused() -> None:
         begin(published("rfdn"), replace(TRAINING, patch=16), seed=0)
 
 
+@pytest.mark.slow
 def test_it_is_trained_and_kept_merged(paretosr: Command, recipe: Path, tmp_path: Path) -> None:
     words = ("--set", "space=null", "--set", "network=uestc_medialab", "--set", "objectives=[psnr_db]")
     outcome = paretosr("train", recipe, "--out", "run", *words, "--set", "train.grow_at=[0.5]")

@@ -26,6 +26,7 @@ def loaded(folder: Path, stem: str, name: str) -> torch.nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 def test_candidates_of_a_run(paretosr: Command, recipe: Path, tmp_path: Path) -> None:
     assert paretosr("search", recipe, "--out", "run", "--set", "search.candidates=2").code == 0
     outcome = paretosr("export", "run", "--candidate", 0, "--candidate", 1, "--ntire", 7, "--out", "files")
@@ -49,6 +50,7 @@ def test_an_exported_network_under_a_name(paretosr: Command, model: Path, tmp_pa
     assert torch.allclose(given, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_published_network_with_weights(paretosr: Command, tmp_path: Path) -> None:
     network = build(published("amaf_net"), seed=3)
     torch.save(network.state_dict(), tmp_path / "w.pth")
@@ -94,6 +96,7 @@ def test_what_does_not_go_is_refused(
 SCORED = ("--set", "objectives=[psnr_db, ntire_2026]", "--set", "latency.size=[16, 16]", "--set", "latency.rounds=5")
 
 
+@pytest.mark.slow
 def test_a_search_can_aim_for_a_score(paretosr: Command, recipe: Path, tmp_path: Path) -> None:
     words = (*SCORED, "--set", "reference=span", "--set", "latency.max_rounds=5", "--set", "search.candidates=2")
     outcome = paretosr("search", recipe, "--out", "run", *words)

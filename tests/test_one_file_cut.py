@@ -172,6 +172,7 @@ def test_the_cut_network_is_left_as_it_was():
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_command_writes_cut_candidates_and_cut_exports(paretosr: Command, recipe: Path, tmp_path: Path) -> None:
     assert paretosr("search", recipe, "--out", "run").code == 0
     folder = RunFolder(tmp_path / "run")

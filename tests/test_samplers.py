@@ -136,6 +136,7 @@ class TestEverySampler:
         assert len(record.candidates) == 24 + 4
         record.close()
 
+    @pytest.mark.slow
     def test_learns(self, name):
         """Beats independent draws within 150 evaluations, on average over two landscapes."""
         gained = [explored(name, seed) - explored("random", seed) for seed in range(2)]

@@ -240,6 +240,7 @@ def test_a_finished_run_is_only_reported_again(ran, copy):
     assert (copy / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_more_candidates_leave_the_old_ones_untouched(ran, copy):
     numbers, stamp = candidates(copy), stamps(copy)
     search(ran.recipe, copy, "search.candidates=6")
@@ -266,6 +267,7 @@ def test_another_rule_for_the_winner_needs_no_training(ran, copy):
         assert json.loads((copy / "winner" / "architecture.json").read_text()) == best.design.to_json()
 
 
+@pytest.mark.slow
 def test_further_seeds_confirm_the_front_and_leave_the_search_as_it_was(ran, copy):
     numbers = candidates(copy)
     search(ran.recipe, copy, "confirm.seeds=1")

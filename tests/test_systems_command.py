@@ -45,7 +45,7 @@ def test_all_systems_stand_beside_table_1_and_table_2_below(paretosr):
         assert words in done.out
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120, 200])
+@pytest.mark.parametrize("columns", [80, *(pytest.param(c, marks=pytest.mark.slow) for c in (40, 120, 200))])
 def test_it_fits_the_terminal(paretosr, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     done = paretosr("systems")
@@ -110,6 +110,7 @@ def test_the_csv_has_a_line_for_every_system(paretosr):
     assert by_name["imdn_paper"]["deviation"] == ""
 
 
+@pytest.mark.slow
 def test_measuring_times_what_can_be_built(paretosr):
     words = ("--measure", "--device", "cpu", "--size", 16, "--csv", "timed.csv", "--html", "timed.html")
     done = paretosr("systems", *QUICK, *words)
