@@ -7,7 +7,7 @@ number alone, so that a work which was stopped gives what it would have given.
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from .budget import BUDGETS, Budget, Meter
 from .criteria import CRITERIA, MEASURED_WITH, Scores, branch_scores, gradients_of
 from .decide import Decider
 from .gates import Gates, attach
+from .masks import masked
 from .nni_masks import PRUNERS, nni_plan
 from .settings import Pruning
 from .verify import verify
@@ -205,17 +206,29 @@ class Cutting:
 
     def _cut(self, scores: Scores, budget: Budget, enough: Any = None, stage: str = "cut") -> None:
         pruning = self.pruning
-        decider = Decider(
-            self.meter,
-            pruning.strategy,
-            pruning.floor,
-            pruning.step,
-            pruning.per_cost,
-            self.at.stream,
-        )
-        plan = decider.decide(self.at.plan, scores, budget, self._branches() if stage == "cut" else None, enough)
+        decider = Decider(self.meter, pruning.strategy, pruning.floor, pruning.step, pruning.per_cost, self.at.stream)
+        options, refused = [], None
+        for branches in [self._branches(), {}] if stage == "cut" else [{}]:
+            try:
+                options.append(decider.decide(self.at.plan, scores, budget, branches, enough))
+            except InputError as error:
+                refused = refused or error
+        if refused is not None and not options:
+            raise refused
         self.at.stream = None if decider.stream is None else list(decider.stream)
-        self._cut_to(plan, stage)
+        self._cut_to(self._best(options), stage)
+
+    def _best(self, plans: Sequence[Plan]) -> Plan:
+        """The plan that costs least: measured, for what scores say of branches and of channels adds up differently."""
+        if all(plan == plans[0] for plan in plans):
+            return plans[0]
+        batches = list(self._batches(min(self.pruning.batches, BRANCH_BATCHES)))
+
+        def loss(plan: Plan) -> float:
+            with masked(self.network, plan), torch.no_grad():
+                return sum(float(LOSSES[self.loss](self.network(lr), hr)) for lr, hr in batches)
+
+        return min(plans, key=loss)
 
     def _cut_to(self, plan: Plan, stage: str) -> None:
         self.at.plan = plan

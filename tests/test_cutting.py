@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from deciding import sixteens, stairs_of_16
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from paretosr.proxies import stairs as stairs_room
 from paretosr.proxies.complexity import complexity
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.psnr import evaluate
@@ -22,8 +22,10 @@ from paretosr.proxies.stairs import Estimate, calls_of
 from paretosr.proxies.training import Training
 from paretosr.proxies.weights import save_weights, with_weights
 from paretosr.proxies.work import Data
-from paretosr.pruning.budget import Meter
-from paretosr.pruning.cutting import CUT, Cutting, CutWork, StairsWork
+from paretosr.pruning.budget import Budget, Meter
+from paretosr.pruning.cutting import BRANCH_BATCHES, CUT, Cutting, CutWork
+from paretosr.pruning.decide import Decider
+from paretosr.pruning.masks import masked
 from paretosr.pruning.settings import SCHEDULES, Pruning
 from paretosr.spaces import Architecture, Block, Design, InputError, build, inference_form
 from paretosr.spaces.plan import Plan
@@ -182,19 +184,36 @@ def test_a_stopped_cutting_goes_on_to_the_same_end(finished, work: CutWork, sche
 
 
 def test_a_whole_branch_goes_and_the_rest_is_a_network(work: CutWork) -> None:
-    """A branch whose last convolution is nearly closed changes the loss by less than channels of the others do."""
+    """A branch whose last convolution is nearly closed costs the least; single channels may not go here."""
     whole = with_weights(SMALL, Path(work.weights))
     with torch.no_grad():
         for parameter in whole.get_submodule("blocks.0.second").parameters():
             parameter.mul_(1e-6)
     save_weights(whole, SMALL, Path(work.folder) / "whole.safetensors")
     work = replace(work, weights=str(Path(work.folder) / "whole.safetensors"))
-    result = run(replace(work, pruning=replace(PRUNING, strategy="inner", budget={"kept": 0.9})))
+    result = run(replace(work, pruning=replace(PRUNING, strategy="inner", budget={"kept": 0.9}, floor_share=0.99)))
     kept = {row["name"]: row["outputs"][0] for row in result["kept"]}
     assert kept["blocks.0.first"] == kept["blocks.0.second"] == 0
     assert kept["head.0"] == 8  # the skip is as wide as it was
     cut = with_weights(Design(SMALL.architecture, Plan.from_json(result["plan"])), Path(work.folder) / CUT)
     assert not any(name.startswith("blocks.0") for name in cut.state_dict())
+
+
+def test_of_branches_and_channels_goes_what_costs_less(work: CutWork) -> None:
+    """Which of two plans is taken is decided by the loss of each, whatever the scores said."""
+    cutting = quiet(work)
+    free = Decider(cutting.meter, "free", PRUNING.floor)
+    scores = cutting._scores()
+    turned = {name: (-out, None if into is None else -into) for name, (out, into) in scores.items()}
+    plans = [free.decide(cutting.at.plan, each, Budget({"kept": 0.6})) for each in (scores, turned)]
+    batches = list(cutting._batches(min(PRUNING.batches, BRANCH_BATCHES)))
+    losses = []
+    for plan in plans:
+        with masked(cutting.network, plan), torch.no_grad():
+            losses.append(sum(float(F.l1_loss(cutting.network(lr), hr)) for lr, hr in batches))
+    assert losses[0] != losses[1]
+    for order in (plans, plans[::-1]):
+        assert cutting._best(order) == plans[losses.index(min(losses))]
 
 
 def test_a_stopped_cutting_leaves_no_weights_and_does_not_begin_anew(work: CutWork) -> None:
@@ -368,34 +387,3 @@ def test_a_tightened_budget_goes_on_from_where_the_cutting_ended(work: CutWork, 
     uncut = inference_form(build(WIDE, device="meta"))
     ms = [sum(sixteens(c.kind, c.inputs, c.outputs) for c in calls_of(n, SIZE)) for n in (small, uncut)]
     assert ms[0] / ms[1] == pytest.approx(second["shares"]["latency_ratio"])
-
-
-@pytest.fixture
-def quick_stairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PARETOSR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(stairs_room, "MOST_ROUNDS", 1)
-    monkeypatch.setattr(stairs_room, "SAMPLE_MS", 0.1)
-
-
-def test_the_stairs_say_one_of_the_network_itself_and_the_whole_is_timed_once(quick_stairs, tmp_path: Path) -> None:
-    protocol = Protocol(size=(8, 8), warmup_s=0.005, rounds=5, max_rounds=5)
-    work = StairsWork(SMALL, protocol, "cpu", str(tmp_path / "parent"))
-    assert work.exclusive
-    result = work.perform(lambda said: None, lambda: False)
-    assert result is not None
-    meter = Meter(SMALL, protocol, result["estimate"])
-    assert meter.shares(Plan(SMALL.architecture.hash))["latency_ratio"] == 1
-    calls = calls_of(inference_form(build(SMALL)), protocol.size)
-    estimate: Estimate = result["estimate"]
-    said_ms = estimate.ms(calls, complexity(SMALL).activations_m)
-    assert said_ms == pytest.approx(max(result["latency_ms"], estimate.stairs.total_ms(calls)))
-    half = Plan(SMALL.architecture.hash, {"blocks.0.first": (range(2), range(8))})  # type: ignore[dict-item]
-    assert meter.shares(half)["latency_ratio"] < 1.5
-    file = tmp_path / "parent" / "latency.json"
-    assert json.loads(file.read_text()) == {"latency_ms": result["latency_ms"]}
-    file.write_text(json.dumps({"latency_ms": 1234.0}))
-    again = work.perform(lambda said: None, lambda: False)
-    assert again is not None
-    assert again["latency_ms"] == 1234.0
-    assert again["estimate"].ms(calls, complexity(SMALL).activations_m) == pytest.approx(1234.0)
-    assert again["estimate"].stairs == estimate.stairs
