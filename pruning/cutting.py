@@ -208,7 +208,8 @@ class Cutting:
         pruning = self.pruning
         decider = Decider(self.meter, pruning.strategy, pruning.floor, pruning.step, pruning.per_cost, self.at.stream)
         options, refused = [], None
-        for branches in [self._branches(), {}] if stage == "cut" else [{}]:
+        known = self._branches() if stage == "cut" else {}
+        for branches in [known, {}] if known else [{}]:
             try:
                 options.append(decider.decide(self.at.plan, scores, budget, branches, enough))
             except InputError as error:
