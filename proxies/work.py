@@ -100,6 +100,7 @@ class TrainWork:
     """Trains a design and measures its PSNR; `folder` keeps the state as it goes, and the weights at the end.
 
     weights: a file to begin from, else they are drawn. teacher: a design, its weights, and the weight of its term.
+    until: the step of a rung, at which the network is measured and from which another work goes on; None: the last.
     """
 
     design: Design
@@ -111,6 +112,12 @@ class TrainWork:
     exclusive: bool = False
     weights: str = ""
     teacher: tuple[Design, str, float] | None = None
+    until: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """The step at which this work ends."""
+        return self.training.steps if self.until is None else self.until
 
     def perform(self, report: Report, stop: Stop) -> dict[str, Any] | None:
         return measure_training(self, report, stop)
@@ -180,7 +187,10 @@ def patches_of(data: Data, training: Training, seed: int, device: str) -> Patche
 
 
 def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, Any] | None:
-    """PSNR in all and per image, curve, steps, seconds; the weights are in `model.safetensors` of the folder."""
+    """PSNR in all and per image, curve, steps, seconds; at the last step the weights are in `model.safetensors`.
+
+    Measured at a rung, a training has the numbers that it would have had on its way through.
+    """
     folder = Path(work.folder)
     file = folder / "state.pt"
     # The images are read first: a death meanwhile says nothing about this network.
@@ -188,13 +198,17 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     start = Path(work.weights) if work.weights else None
     fresh = begin(work.design, work.training, seed=work.seed, device=work.device, weights=start)
     state = load(fresh, work.training, file)
+    if (
+        state.step > work.steps
+    ):  # another has gone further: this rung is to be had from the start
+        state = fresh
     save(state, file)
     began = f", step {state.step}"  # with the saved step it tells whether this life got any further
     mark_running(folder, f"training{began}")
-    saver = Saver(file, work.training.steps, report, stop)
-    state = train(state, work.training, patches, work.training.steps, saver, _teaching(work))
+    saver = Saver(file, work.steps, report, stop)
+    state = train(state, work.training, patches, work.steps - state.step, saver, _teaching(work))
     save(state, file)
-    if state.step < work.training.steps:
+    if state.step < work.steps:
         return None
     network = finished_network(state)
     formed = inference_form(network)
@@ -205,9 +219,10 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
         device=work.device,
         before_image=lambda name: mark_running(folder, f"measuring {name}{began}"),
     )
-    # One that has grown is kept merged: what `build` makes has fewer kernels.
-    kept = formed if work.training.grow_at else network
-    save_weights(kept, work.design, folder / "model.safetensors")
+    if work.steps == work.training.steps:
+        # One that has grown is kept merged: what `build` makes has fewer kernels.
+        kept = formed if work.training.grow_at else network
+        save_weights(kept, work.design, folder / "model.safetensors")
     return {
         "psnr_db": result.psnr_db,
         "psnr_per_image_db": dict(result.per_image_db),

@@ -15,7 +15,16 @@ from ..proxies.writing import is_full_disk
 from ..search.engine import RunFailed
 from ..search.loop import Exhausted
 from ..spaces import InputError
-from . import inspection, network_commands, ntire_command, pruning_command, story, systems_command, training_story
+from . import (
+    inspection,
+    network_commands,
+    ntire_command,
+    pruning_command,
+    recording_story,
+    story,
+    systems_command,
+    training_story,
+)
 from .recipe_file import read_recipe, recipe_names, recipe_schema
 
 app = typer.Typer(
@@ -176,6 +185,21 @@ def upscale(
 ) -> None:
     """Make images four times as large with an exported network."""
     network_commands.upscale(model, images, out, device, console)
+
+
+@app.command()
+def record(
+    recipe: Annotated[str, typer.Argument(help="A recipe with a space and `search.halving`.")],
+    networks: Annotated[int, typer.Option(min=1, help="Record so many networks, or all that the space holds.")] = 400,
+    repeated: Annotated[int, typer.Option(min=0, help="Train so many of them with further seeds.")] = 30,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of these, in all.")] = 3,
+    time: Annotated[bool, typer.Option("--time/--no-time", help="Time them when they are trained.")] = True,
+    out: Out = None,
+    set_: Set = None,
+) -> None:
+    """Train and time many networks of a space, rung by rung, to replay them in simulated time."""
+    wanted = recording_story.Wanted(networks, repeated, seeds)
+    recording_story.record(recipe, out, set_ or [], wanted, time=time, console=console)
 
 
 @app.command()

@@ -112,13 +112,23 @@ class SpacePart(Part):
         )
 
 
+class HalvingPart(Part):
+    """Multi-objective successive halving: all networks are trained for a little, the promising ones further."""
+
+    rungs: Annotated[int, Field(ge=2, le=8)] = 3
+    """Rungs at which a network is measured; the last one is the whole training."""
+    eta: Annotated[int, Field(ge=2, le=10)] = 3
+    """One of so many is trained on, and so many times as long: of 3 rungs the first is a ninth of the whole."""
+
+
 class SearchPart(Part):
     """How to search, and for how long: `candidates`, `minutes` and `steps` end it, whichever comes first."""
 
     sampler: Annotated[str, OneOf("sampler", SAMPLERS)] = "evolution"
     """Who proposes: `evolution` (mutates and crosses networks block by block), `nsga2`, `tpe`, or `random`."""
     candidates: Positive = 100
-    """Networks to train. Those that break a limit before their training do not count."""
+    """Networks to train, with `halving` to whatever rung. Those that break a limit before their training do not
+    count."""
     minutes: Above0 | None = None
     """Wall time, over all lives of a run that is stopped and resumed. No new network is begun after it."""
     steps: Positive | None = None
@@ -134,6 +144,9 @@ class SearchPart(Part):
     beside: Annotated[list[System], ONCE] = []
     """Published networks that are measured and trained as those of the search are, and shown beside them; they need not
     lie in the space, and `candidates` does not count them."""
+    halving: HalvingPart | None = None
+    """Trains in rungs: of all networks measured at a rung, those with the fewest dominators in the objectives, PSNR so
+    far among them, are trained on. Only networks trained to the end stand on the front. Without it all of them are."""
     task_minutes: Above0 | None = None
     """A single training or timing that takes longer has failed."""
 

@@ -132,6 +132,21 @@ def why_outside(space: Space, architecture: Architecture | Published) -> Iterato
             yield f"space.frame.{key} would have to be {str(getattr(a.frame, key)).lower()}"
 
 
+def _halving(recipe: "Recipe") -> None:
+    halving = recipe.search.halving
+    if halving is None:
+        return
+    if recipe.space is None:
+        raise InputError("search.halving: compares the networks of a search, and the recipe has no 'space'")
+    if "psnr_db" not in recipe.objectives:
+        raise InputError("search.halving: promotes by PSNR beside the other objectives; add 'psnr_db' to these")
+    if halving.eta ** (halving.rungs - 1) > recipe.train.steps:
+        raise InputError(
+            f"search.halving: of {halving.rungs} rungs with eta {halving.eta} the first would be shorter than one step "
+            f"(train.steps: {recipe.train.steps})"
+        )
+
+
 def _budget(recipe: "Recipe") -> None:
     search, train = recipe.search, recipe.train
     if train.fit and search.minutes is None:
@@ -250,6 +265,7 @@ CHECKS: tuple[Callable[["Recipe"], None], ...] = (
     _upsamplers,
     _seeds,
     _budget,
+    _halving,
     _milestones,
     _loss,
     _timing,

@@ -29,6 +29,7 @@ from ..proxies.work import Data
 from ..search.candidate import TRAINED_ALIKE
 from ..search.engine import Interrupted
 from ..search.first import first_record
+from ..search.halving import Rungs
 from ..search.loop import Exhausted, Search
 from ..search.objectives import OBJECTIVES
 from ..search.samplers import Start
@@ -276,6 +277,7 @@ def settings_of(recipe: Recipe) -> Settings:
         confirm_seeds=recipe.confirm.seeds,
         task_minutes=recipe.search.task_minutes,
         beside=tuple(beside),
+        halving=Rungs(recipe.search.halving.rungs, recipe.search.halving.eta) if recipe.search.halving else None,
     )
 
 

@@ -10,6 +10,7 @@ from ..proxies.work import REFERENCE, BaselineWork, SpeedWork, TimeWork
 from ..spaces import Design
 from .candidate import Candidate
 from .engine import Engine, Finished, Interrupted, RunFailed, Task, complete
+from .halving import Rungs
 from .settings import Settings, with_timing
 
 FITTED_SHARE = 0.68  # of `search.minutes` that the trainings may fill; timings, evaluations and redraws take the rest
@@ -68,9 +69,12 @@ def fitted_steps(settings: Settings, engine: Engine) -> int:
     evaluation_s = sum(speed["evaluation_s"] for speed in speeds) / len(speeds)
     wanted = settings.budget.candidates or len(settings.beside)
     rounds = math.ceil(wanted / engine.slots)
-    confirming = 1 + CONTENDERS_SHARE * settings.confirm_seeds
-    a_candidate_s = FITTED_SHARE * 60 * minutes / (rounds * confirming) - evaluation_s
-    return max(FEWEST_STEPS, min(settings.training.steps, int(a_candidate_s / step_s)))
+    rungs = settings.halving or Rungs(count=1)
+    confirming = CONTENDERS_SHARE * settings.confirm_seeds * rungs.reaching_end
+    trainings, evaluations = rungs.trainings + confirming, rungs.evaluations + confirming
+    a_candidate_s = FITTED_SHARE * 60 * minutes / rounds
+    a_training_s = a_candidate_s / trainings - evaluation_s * evaluations / trainings
+    return max(FEWEST_STEPS, min(settings.training.steps, int(a_training_s / step_s)))
 
 
 def numbers_of(finished: Finished) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..proxies.writing import write_json
 from ..spaces import NETWORKS, Design
 from .candidate import TRAINED_ALIKE, Candidate
 from .engine import Engine, Finished, Interrupted, Task
+from .halving import Halving, rung_point
 from .objectives import broken, matrix
 from .samplers import SAMPLERS
 from .seen import Proposal, Seen
@@ -67,6 +68,7 @@ class Search:
         self.started = time.monotonic()
         begun = {c.details.get("beside") or c.details.get("system") for c in record.candidates}
         self.beside = [(name, design) for name, design in settings.beside if name not in begun]
+        self.halving = self.filled_rungs()
 
     # ---- the loop
 
@@ -83,19 +85,23 @@ class Search:
             exhausted = error
         while True:
             try:
+                promotion = self.promotion() if self.has_room() else None
                 proposing = exhausted is None and self.has_room() and (bool(self.beside) or self.wants_more())
                 if proposing and self.beside:
                     self.begin_given(*self.beside.pop(0))
+                elif promotion is not None:
+                    self.promote(*promotion)
                 elif proposing:
                     self.propose()
-                finished = self.engine.next(timeout_s=0.2 if self.running and not proposing else 0.01)
+                idle = not proposing and promotion is None
+                finished = self.engine.next(timeout_s=0.2 if self.running and idle else 0.01)
                 if finished is not None:
                     self.receive(finished)
             except Exhausted as error:
                 exhausted = error
             self.on_change()
             at_end = exhausted is not None or self.engine.stopping or not (self.beside or self.wants_more())
-            if at_end and not self.running:
+            if at_end and not self.running and (self.engine.stopping or self.promotion() is None):
                 break
         if self.engine.stopping:
             raise Interrupted
@@ -114,18 +120,27 @@ class Search:
     def wants_more(self) -> bool:
         """Whether the budget leaves room for another candidate, those on their way included."""
         budget = self.settings.budget
-        done = sum(c.kind == "search" and c.state == "complete" for c in self.record.candidates)
+        done = sum(c.kind == "search" and c.state in ("complete", "paused") for c in self.record.candidates)
         done += sum(c.kind == "search" for c in self.running.values())
-        if done >= budget.candidates:
-            return False
-        if budget.steps is not None and done * self.steps >= budget.steps:
+        if done >= budget.candidates or self.steps_are_spent():
             return False
         return budget.minutes is None or self.seconds < 60 * budget.minutes or done < budget.at_least
+
+    def steps_are_spent(self) -> bool:
+        """Whether no training may be begun, for those done and on their way use up the budget's steps."""
+        budget = self.settings.budget
+        if budget.steps is None:
+            return False
+        trained = (c for c in self.record.candidates if c.kind == "search" and c.state in ("complete", "paused"))
+        mine = (c for c in self.running.values() if c.kind == "search")
+        return sum(c.target or self.steps for c in (*trained, *mine)) >= budget.steps
 
     def resume(self) -> None:
         """Sends on what was running when the last driver died; what it died of twice is failed."""
         for candidate in self.record.candidates:
             if candidate.kind not in TRAINED_ALIKE:
+                continue
+            if candidate.state == "paused":
                 continue
             if candidate.state != "running":
                 self.clear(candidate)  # the last driver may have died just before
@@ -146,7 +161,9 @@ class Search:
         proposal = self.draw()
         self.known.add(proposal.architecture.hash)
         design = Design(proposal.architecture)
-        self.enter(Candidate(len(self.record.candidates), design, origin=proposal.origin), proposal.memory)
+        details = {"target": self.halving.steps[0]} if self.halving else {}
+        number = len(self.record.candidates)
+        self.enter(Candidate(number, design, origin=proposal.origin, details=details), proposal.memory)
 
     def begin_given(self, name: str, design: Design) -> None:
         """Begins with a given network as with any other; a search may still find the same architecture itself."""
@@ -194,10 +211,40 @@ class Search:
         seen = []
         for c in self.record.candidates:
             if belongs(c, self.settings.space):
-                points = tuple(matrix([c], self.settings.objectives)[0]) if c.state == "complete" else None
                 memory, architecture = self.record.memory(c.number), c.design.architecture
-                seen.append(Seen(c.number, architecture, c.state, points, memory))  # type: ignore[arg-type]
+                # What a rung gave is shown as it is: samplers learn more from early PSNR than from none.
+                known = replace(c, numbers={**c.numbers, "psnr_db": c.rungs[-1][1]}) if c.rungs else c
+                measured = c.state == "complete" or bool(c.rungs)
+                points = tuple(matrix([known], self.settings.objectives)[0]) if measured else None
+                state = "complete" if measured else c.state
+                seen.append(Seen(c.number, architecture, state, points, memory))  # type: ignore[arg-type]
         return seen
+
+    # ---- rungs
+
+    def filled_rungs(self) -> Halving | None:
+        """The rungs as the record has them; None in a search without."""
+        if self.settings.halving is None:
+            return None
+        halving = Halving(self.settings.halving.steps(self.steps), self.settings.halving.eta)
+        for c in self.record.candidates:
+            for step, psnr_db in c.rungs:
+                halving.arrive(c.number, step, rung_point(c.numbers, self.settings.objectives, psnr_db))
+                if c.target is not None and c.target > step:
+                    halving.promote(c.number, step)
+        return halving
+
+    def promotion(self) -> tuple[int, int] | None:
+        """The promotion that is due, as (number, step it stands at), where the budget lets it be trained."""
+        return self.halving.due() if self.halving and not self.steps_are_spent() else None
+
+    def promote(self, number: int, step: int) -> None:
+        """Trains a paused candidate on to the next rung; recorded first, or a death between would promote another."""
+        assert self.halving is not None
+        self.halving.promote(number, step)
+        candidate = self.record.candidates[number]
+        details = {**candidate.details, "target": self.halving.after(step)}
+        self.send_on(self.record.update(replace(candidate, state="running", details=details)))
 
     def send_on(self, candidate: Candidate) -> None:
         """Submits the next piece of work that the candidate needs; completes it where none is left."""
@@ -208,11 +255,13 @@ class Search:
             )
         elif settings.needs("trained") and "psnr_db" not in candidate.numbers:
             seed = training_seed(settings.seed, number)
-            work = TrainWork(candidate.design, self.training, settings.data, seed, settings.device, folder)
+            until, device = candidate.target, settings.device
+            work = TrainWork(candidate.design, self.training, settings.data, seed, device, folder, until=until)
         else:
             self.finish(candidate, "complete")
             return
-        task = Task(f"{number}/{type(work).__name__}", work, settings.task_minutes)
+        rung = f"/{candidate.target}" if isinstance(work, TrainWork) and candidate.target else ""
+        task = Task(f"{number}/{type(work).__name__}{rung}", work, settings.task_minutes)
         self.running[task.name] = candidate
         self.engine.submit(task)
 
@@ -233,6 +282,11 @@ class Search:
         if was_training and not math.isfinite(numbers["psnr_db"]):
             self.finish(candidate, "failed", f"PSNR is {numbers['psnr_db']}")
             return
+        if was_training and self.halving and candidate.target is not None:
+            candidate = self.reached_rung(candidate, numbers["psnr_db"])
+            if candidate.target != self.steps:
+                self.record.update(replace(candidate, state="paused"))
+                return
         candidate = self.trained(candidate, numbers) if was_training else self.timed(candidate, numbers[NETWORK])
         limit = broken(self.settings.limits, candidate.numbers)
         if limit is not None and not was_training:
@@ -243,6 +297,15 @@ class Search:
             self.record.update(candidate)
             if not self.engine.stopping:
                 self.send_on(candidate)
+
+    def reached_rung(self, candidate: Candidate, psnr_db: float) -> Candidate:
+        """The candidate with what it has at its target."""
+        assert self.halving is not None
+        assert candidate.target is not None
+        point = rung_point(candidate.numbers, self.settings.objectives, psnr_db)
+        self.halving.arrive(candidate.number, candidate.target, point)
+        rungs = [*candidate.details.get("rungs", ()), [candidate.target, psnr_db]]
+        return replace(candidate, details={**candidate.details, "rungs": rungs})
 
     def timed(self, candidate: Candidate, timing: dict[str, Any]) -> Candidate:
         """The candidate with its latency; the raw samples go to a file beside the record."""

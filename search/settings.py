@@ -10,6 +10,7 @@ from ..proxies.training import Training
 from ..proxies.work import Data
 from ..spaces import Design, Space
 from .candidate import Candidate
+from .halving import Rungs
 from .ntire import with_scores
 from .objectives import OBJECTIVES, Limit
 from .samplers import Start
@@ -19,7 +20,8 @@ from .samplers import Start
 class Budget:
     """When to stop proposing: whichever ends first. `minutes` never ends a search before `at_least` trained networks.
 
-    candidates: networks trained. minutes: wall time over all lives of the run. steps: training steps in all.
+    candidates: networks trained, to whatever rung. minutes: wall time over all lives of the run. steps: training steps
+    in all.
     """
 
     candidates: int
@@ -35,6 +37,7 @@ class Settings:
     `training.steps` is the most a candidate is trained; with `fit` fewer, so that `minutes` suffice.
     space: None where no network is searched, and only those beside are trained.
     beside: given networks that are measured and trained like those found, by name; no sampler sees them.
+    halving: the rungs at which training is spent; None: every network is trained to its end.
     """
 
     space: Space | None
@@ -53,6 +56,7 @@ class Settings:
     confirm_seeds: int
     task_minutes: float | None
     beside: tuple[tuple[str, Design], ...] = ()
+    halving: Rungs | None = None
 
     def needs(self, stage: str) -> bool:
         """Whether an objective or a limit wants a number that is `timed` or `trained`."""

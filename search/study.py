@@ -28,6 +28,7 @@ STATE_NAMES = {
 }
 TRIAL_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+OPEN = ("running", "paused")  # Optuna cannot reopen a trial: one that may still be promoted stays a running one there
 STUDY_NAME = "paretosr"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -103,7 +104,7 @@ class Record:
         inside, architecture = belongs(candidate, self.space), candidate.design.architecture
         values = self._values(candidate) if candidate.state == "complete" else None
         trial = create_trial(
-            state={"running": TrialState.RUNNING, **TRIAL_STATES}[candidate.state],
+            state=TRIAL_STATES.get(candidate.state, TrialState.RUNNING),
             values=values,
             params=self.space.encode(architecture) if self.space and inside else {},  # type: ignore[arg-type]
             distributions=dict(self._distributions) if inside else {},
@@ -128,7 +129,7 @@ class Record:
         number = candidate.number
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
         self._storage.set_trial_user_attr(trial_id, "measured", _numbers(candidate)["measured"])
-        if candidate.state != "running":
+        if candidate.state not in OPEN:
             values = self._values(candidate) if candidate.state == "complete" else None
             self._study.tell(number, values, state=TRIAL_STATES[candidate.state])
         self._candidates[number] = candidate
@@ -154,7 +155,7 @@ def _candidate(trial: FrozenTrial) -> Candidate:
     """The candidate that a trial holds."""
     attributes = trial.user_attrs
     measured = attributes["measured"]
-    return Candidate(
+    candidate = Candidate(
         number=trial.number,
         design=Design.from_json(attributes["design"]),
         state=STATE_NAMES[trial.state],
@@ -166,3 +167,5 @@ def _candidate(trial: FrozenTrial) -> Candidate:
         reason=measured["reason"],
         details=measured["details"],
     )
+    at_rung = candidate.state == "running" and candidate.rungs and candidate.rungs[-1][0] == candidate.target
+    return replace(candidate, state="paused") if at_rung else candidate
