@@ -8,7 +8,7 @@ from ..spaces import NETWORKS, Design, Published
 
 TRAINED_ALIKE = ("search", "published")  # the kinds that a search measures and trains, all in one way
 ON_FRONT = (*TRAINED_ALIKE, "pruned")  # the kinds that may stand on the front
-STATES = ("running", "paused", "complete", "pruned", "failed")
+STATES = ("running", "complete", "pruned", "failed", "paused")
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,7 @@ def _numbers(candidate: Candidate) -> dict[str, Any]:
             "intervals": {name: list(interval) for name, interval in candidate.intervals.items()},
             "reason": candidate.reason,
             "details": dict(candidate.details),
+            "paused": candidate.state == "paused",
         }
     }
 
@@ -155,10 +156,10 @@ def _candidate(trial: FrozenTrial) -> Candidate:
     """The candidate that a trial holds."""
     attributes = trial.user_attrs
     measured = attributes["measured"]
-    candidate = Candidate(
+    return Candidate(
         number=trial.number,
         design=Design.from_json(attributes["design"]),
-        state=STATE_NAMES[trial.state],
+        state="paused" if measured.get("paused") else STATE_NAMES[trial.state],
         kind=attributes["kind"],
         parent=attributes["parent"],
         origin=attributes["origin"],
@@ -167,5 +168,3 @@ def _candidate(trial: FrozenTrial) -> Candidate:
         reason=measured["reason"],
         details=measured["details"],
     )
-    at_rung = candidate.state == "running" and candidate.rungs and candidate.rungs[-1][0] == candidate.target
-    return replace(candidate, state="paused") if at_rung else candidate
