@@ -9,11 +9,15 @@ from ..proxies.work import Work
 
 @dataclass(frozen=True)
 class Task:
-    """A piece of work with a name of its own; at most `minutes` long (None: no limit)."""
+    """A piece of work with a name of its own; at most `minutes` long (None: no limit).
+
+    alone: on a whole device, no training beside it; engines ask that for what ran out of memory before.
+    """
 
     name: str
     work: Work
     minutes: float | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,12 @@ class Engine(Protocol):
     A work that is `exclusive` has its device for itself: nothing else runs on it meanwhile.
     """
 
-    slots: int
     progress: Mapping[str, Mapping[str, Any]]  # task name -> what it last reported
+
+    @property
+    def slots(self) -> int:
+        """How many trainings at a time; a cluster may grow and shrink."""
+        ...
 
     @property
     def stopping(self) -> bool:
@@ -45,6 +53,10 @@ class Engine(Protocol):
 
     def next(self, timeout_s: float) -> Finished | None:
         """The next finished task; None if none finished within the time."""
+        ...
+
+    def close(self) -> None:
+        """Ends what still runs; nothing is asked of the engine after it."""
         ...
 
 

@@ -26,10 +26,14 @@ FAR_END = 0.95  # an axis is as long as from its best value to this quantile: on
 
 @dataclass(frozen=True)
 class Rungs:
-    """How training is spent: `count` rungs, each `eta` times as long as the one below; the last one is the whole."""
+    """How training is spent: `count` rungs, each `eta` times as long as the one below; the last one is the whole.
+
+    by: the numbers by which is promoted; None: the search's objectives. PSNR alone is there to be compared with.
+    """
 
     count: int = 3
     eta: int = 3
+    by: tuple[str, ...] | None = None
 
     def steps(self, whole: int) -> tuple[int, ...]:
         """The steps of the rungs, rising; those of a very short training that fall together count once."""

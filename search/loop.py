@@ -9,9 +9,12 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice, takewhile
 from pathlib import Path
 from random import Random
 from typing import Any
+
+import numpy as np
 
 from ..proxies.complexity import complexity
 from ..proxies.training import saved_step
@@ -21,11 +24,12 @@ from ..spaces import NETWORKS, Design
 from .candidate import TRAINED_ALIKE, Candidate
 from .engine import Engine, Finished, Interrupted, Task
 from .halving import Halving, rung_point
-from .objectives import broken, matrix
+from .objectives import broken
 from .samplers import SAMPLERS
-from .seen import Proposal, Seen
+from .seen import Proposal
 from .settings import Settings, training_seed, with_timing
 from .study import Record, belongs
+from .view import View
 
 HOPELESS = 500  # proposals in a row that break limits
 FAILURES = 25  # failures in a row
@@ -46,7 +50,10 @@ class Exhausted(Exception):
 
 
 class Search:
-    """Drives one search. `on_change` is called after each event; `folder_of` says where a candidate's files lie."""
+    """Drives one search. `on_change` is called after each event; `folder_of` says where a candidate's files lie.
+
+    count: what gives a design its counts. keep: what writes the files beside the record.
+    """
 
     def __init__(
         self,
@@ -55,9 +62,11 @@ class Search:
         engine: Engine,
         folder_of: Callable[[int], Path],
         on_change: Callable[[], None] = lambda: None,
+        count: Callable[[Design], Mapping[str, float]] = lambda design: complexity(design).numbers(),
+        keep: Callable[[Path, Any], None] = write_json,
     ) -> None:
         self.settings, self.record, self.engine = settings, record, engine
-        self.folder_of, self.on_change = folder_of, on_change
+        self.folder_of, self.on_change, self.count, self.keep = folder_of, on_change, count, keep
         first = record.attribute("first")
         self.steps: int = first["steps"]
         self.reference_ms: float = first["reference"]["numbers"].get("latency_ms", math.nan)
@@ -68,6 +77,7 @@ class Search:
         self.started = time.monotonic()
         begun = {c.details.get("beside") or c.details.get("system") for c in record.candidates}
         self.beside = [(name, design) for name, design in settings.beside if name not in begun]
+        self.view = View(record, settings, self.steps)
         self.halving = self.filled_rungs()
 
     # ---- the loop
@@ -120,8 +130,7 @@ class Search:
     def wants_more(self) -> bool:
         """Whether the budget leaves room for another candidate, those on their way included."""
         budget = self.settings.budget
-        done = sum(c.kind == "search" and c.state in ("complete", "paused") for c in self.record.candidates)
-        done += sum(c.kind == "search" for c in self.running.values())
+        done = self.view.trained + sum(c.kind == "search" for c in self.running.values())
         if done >= budget.candidates or self.steps_are_spent():
             return False
         return budget.minutes is None or self.seconds < 60 * budget.minutes or done < budget.at_least
@@ -131,9 +140,8 @@ class Search:
         budget = self.settings.budget
         if budget.steps is None:
             return False
-        trained = (c for c in self.record.candidates if c.kind == "search" and c.state in ("complete", "paused"))
-        mine = (c for c in self.running.values() if c.kind == "search")
-        return sum(c.target or self.steps for c in (*trained, *mine)) >= budget.steps
+        under_way = sum(c.target or self.steps for c in self.running.values() if c.kind == "search")
+        return self.view.steps + under_way >= budget.steps
 
     def resume(self) -> None:
         """Sends on what was running when the last driver died; what it died of twice is failed."""
@@ -174,12 +182,13 @@ class Search:
 
     def enter(self, candidate: Candidate, memory: Mapping[str, Any] | None = None) -> None:
         """Counts a new candidate, records it whole, and sends it on if it breaks no limit."""
-        numbers = complexity(candidate.design).numbers()
+        numbers = self.count(candidate.design)
         candidate = replace(candidate, numbers=numbers)
         limit = broken(self.settings.limits, numbers)
         if limit is not None:
             candidate = replace(candidate, state="pruned", reason=f"broke {limit}")
         candidate = self.record.add(candidate, memory)
+        self.view.note(candidate)
         if limit is None:
             self.send_on(candidate)
 
@@ -189,7 +198,7 @@ class Search:
         The draw is keyed by how many candidates the sampler has seen, not by how many records there are: one that does
         not belong to the space moves nothing.
         """
-        settings, seen, space = self.settings, self.view(), self.settings.space
+        settings, seen, space = self.settings, self.view.seen, self.settings.space
         assert space is not None  # without one nothing is proposed
         number = len(seen)
         if len(self.known) >= space.size:
@@ -206,20 +215,6 @@ class Search:
                 return Proposal(architecture, "random: the sampler repeated itself")
         raise Exhausted(f"no network was found that has not been tried; the space holds {space.size}", 0)
 
-    def view(self) -> list[Seen]:
-        """What the sampler is shown: the candidates whose genome lies in the space, and nothing else."""
-        seen = []
-        for c in self.record.candidates:
-            if belongs(c, self.settings.space):
-                memory, architecture = self.record.memory(c.number), c.design.architecture
-                # What a rung gave is shown as it is: samplers learn more from early PSNR than from none.
-                known = replace(c, numbers={**c.numbers, "psnr_db": c.rungs[-1][1]}) if c.rungs else c
-                measured = c.state == "complete" or bool(c.rungs)
-                points = tuple(matrix([known], self.settings.objectives)[0]) if measured else None
-                state = "complete" if measured else c.state
-                seen.append(Seen(c.number, architecture, state, points, memory))  # type: ignore[arg-type]
-        return seen
-
     # ---- rungs
 
     def filled_rungs(self) -> Halving | None:
@@ -229,10 +224,15 @@ class Search:
         halving = Halving(self.settings.halving.steps(self.steps), self.settings.halving.eta)
         for c in self.record.candidates:
             for step, psnr_db in c.rungs:
-                halving.arrive(c.number, step, rung_point(c.numbers, self.settings.objectives, psnr_db))
+                halving.arrive(c.number, step, self.rung_point(c, psnr_db))
                 if c.target is not None and c.target > step:
                     halving.promote(c.number, step)
         return halving
+
+    def rung_point(self, candidate: Candidate, psnr_db: float) -> np.ndarray:
+        """Where a candidate stands among those of a rung, at which it has this PSNR."""
+        by = (self.settings.halving and self.settings.halving.by) or self.settings.objectives
+        return rung_point(candidate.numbers, by, psnr_db)
 
     def promotion(self) -> tuple[int, int] | None:
         """The promotion that is due, as (number, step it stands at), where the budget lets it be trained."""
@@ -244,7 +244,7 @@ class Search:
         self.halving.promote(number, step)
         candidate = self.record.candidates[number]
         details = {**candidate.details, "target": self.halving.after(step)}
-        self.send_on(self.record.update(replace(candidate, state="running", details=details)))
+        self.send_on(self.update(replace(candidate, state="running", details=details)))
 
     def send_on(self, candidate: Candidate) -> None:
         """Submits the next piece of work that the candidate needs; completes it where none is left."""
@@ -285,7 +285,7 @@ class Search:
         if was_training and self.halving and candidate.target is not None:
             candidate = self.reached_rung(candidate, numbers["psnr_db"])
             if candidate.target != self.steps:
-                self.record.update(replace(candidate, state="paused"))
+                self.update(replace(candidate, state="paused"))
                 return
         candidate = self.trained(candidate, numbers) if was_training else self.timed(candidate, numbers[NETWORK])
         limit = broken(self.settings.limits, candidate.numbers)
@@ -294,7 +294,7 @@ class Search:
         elif was_training or not self.settings.needs("trained"):
             self.finish(candidate, "complete")
         else:
-            self.record.update(candidate)
+            self.update(candidate)
             if not self.engine.stopping:
                 self.send_on(candidate)
 
@@ -302,21 +302,20 @@ class Search:
         """The candidate with what it has at its target."""
         assert self.halving is not None
         assert candidate.target is not None
-        point = rung_point(candidate.numbers, self.settings.objectives, psnr_db)
-        self.halving.arrive(candidate.number, candidate.target, point)
+        self.halving.arrive(candidate.number, candidate.target, self.rung_point(candidate, psnr_db))
         rungs = [*candidate.details.get("rungs", ()), [candidate.target, psnr_db]]
         return replace(candidate, details={**candidate.details, "rungs": rungs})
 
     def timed(self, candidate: Candidate, timing: dict[str, Any]) -> Candidate:
         """The candidate with its latency; the raw samples go to a file beside the record."""
-        write_json(self.folder_of(candidate.number) / "timing.json", timing)
+        self.keep(self.folder_of(candidate.number) / "timing.json", timing)
         numbers, intervals = with_timing(candidate, timing, self.reference_ms, self.settings.reference[0])
         details = {**candidate.details, "timing_wide": timing["wide"]}
         return replace(candidate, numbers=numbers, intervals=intervals, details=details)
 
     def trained(self, candidate: Candidate, result: dict[str, Any]) -> Candidate:
         """The candidate with its PSNR; curve and per-image figures go to a file beside the record."""
-        write_json(self.folder_of(candidate.number) / "training.json", result)
+        self.keep(self.folder_of(candidate.number) / "training.json", result)
         details = {name: result[name] for name in ("steps", "train_s", "seed", "threads", "torch", "instruction_set")}
         return replace(
             candidate,
@@ -324,9 +323,14 @@ class Search:
             details={**candidate.details, **details},
         )
 
+    def update(self, candidate: Candidate) -> Candidate:
+        """Writes what has become of a candidate."""
+        self.view.note(self.record.update(candidate))
+        return candidate
+
     def finish(self, candidate: Candidate, state: str, reason: str = "") -> None:
         """Writes the end of a candidate."""
-        self.record.update(replace(candidate, state=state, reason=reason or candidate.reason))
+        self.update(replace(candidate, state=state, reason=reason or candidate.reason))
         self.clear(candidate)
         if state == "failed":
             self.check_failures()
@@ -342,8 +346,9 @@ class Search:
 
         That is the limit which most of them broke; of equals the one that the nearest of them misses by most.
         """
-        tail = [c for c in self.record.candidates if c.kind == "search"][-HOPELESS:]
-        if len(tail) < HOPELESS or any(c.state != "pruned" for c in tail):
+        searched = (c for c in reversed(self.record.candidates) if c.kind == "search")
+        tail = list(takewhile(lambda c: c.state == "pruned", islice(searched, HOPELESS)))
+        if len(tail) < HOPELESS:
             return
         judged = []
         for limit in self.settings.limits:

@@ -49,14 +49,17 @@ def belongs(candidate: Candidate, space: Space | None) -> bool:
 
 
 class Record:
-    """All candidates of a run, and the only way to write one. `url` is a SQLAlchemy URL (`sqlite:///out/x/study.db`)."""
+    """All candidates of a run, and the only way to write one.
 
-    def __init__(self, url: str, objectives: Sequence[str], space: Space | None = None) -> None:
+    url: a SQLAlchemy URL (`sqlite:///out/x/study.db`); None keeps nothing, for searches in simulated time.
+    """
+
+    def __init__(self, url: str | None, objectives: Sequence[str], space: Space | None = None) -> None:
         directions = [DIRECTIONS[OBJECTIVES[name].direction] for name in objectives]
         self.objectives = tuple(objectives)
         self.space = space
         self._distributions = distributions(space) if space else {}
-        self._storage = optuna.storages.RDBStorage(url)
+        self._storage = optuna.storages.RDBStorage(url) if url else optuna.storages.InMemoryStorage()
         self._study = optuna.create_study(
             storage=self._storage, study_name=STUDY_NAME, directions=directions, load_if_exists=True
         )
@@ -74,7 +77,8 @@ class Record:
     def close(self) -> None:
         """Lets go of the database."""
         self._storage.remove_session()
-        self._storage.engine.dispose()
+        if isinstance(self._storage, optuna.storages.RDBStorage):
+            self._storage.engine.dispose()
 
     # ---- reading
 

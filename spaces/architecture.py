@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from .blocks import BLOCKS
@@ -149,7 +150,7 @@ class Architecture:
         upsampler_width = self.upsampler_width if UPSAMPLERS[self.upsampler].WIDTH_STEP else 0
         return replace(self, fusion=fusion, upsampler_width=upsampler_width, frame=self.frame.canonical())
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """12 hexadecimal digits, equal for architectures that build the same graph, and across machines."""
         said = self.canonical().to_json()

@@ -340,7 +340,7 @@ def test_the_sampler_is_shown_a_rung_as_it_is(settings, undisturbed):
 
     run, _ = undisturbed
     assert run.kept is not None
-    seen = Search(settings, run.kept, Here(), run.at).view()
+    seen = Search(settings, run.kept, Here(), run.at).view.seen
     for s, c in zip(seen, run.outcome()[0], strict=True):
         assert s.state == "complete"
         assert s.points == pytest.approx((-c.rungs[-1][1], c.numbers["activations_m"]))

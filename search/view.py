@@ -1,0 +1,54 @@
+"""What the loop must know of the record at every event, kept up to date as candidates change and never recomputed."""
+
+from dataclasses import replace
+
+from .candidate import Candidate
+from .objectives import matrix
+from .seen import Seen
+from .settings import Settings
+from .study import Record, belongs
+
+TRAINED = ("complete", "paused")
+
+
+class View:
+    """The candidates of the search as the sampler sees them, and how far they are trained.
+
+    steps_of: for each candidate of the search that is trained, to whatever rung, the steps it has had.
+    """
+
+    def __init__(self, record: Record, settings: Settings, whole: int) -> None:
+        """`whole` is the number of steps of a whole training."""
+        self.record, self.settings, self.whole = record, settings, whole
+        self.steps_of: dict[int, int] = {}
+        self.steps = 0
+        self._seen: dict[int, Seen] = {}
+        for candidate in record.candidates:
+            self.note(candidate)
+
+    @property
+    def seen(self) -> list[Seen]:
+        """What the sampler is shown, in order of the numbers: the candidates whose genome lies in the space."""
+        return list(self._seen.values())
+
+    @property
+    def trained(self) -> int:
+        """How many candidates of the search are trained, to whatever rung."""
+        return len(self.steps_of)
+
+    def note(self, candidate: Candidate) -> None:
+        """Takes in a candidate that is new or has changed."""
+        self.steps -= self.steps_of.pop(candidate.number, 0)
+        if candidate.kind == "search" and candidate.state in TRAINED:
+            self.steps_of[candidate.number] = candidate.target or self.whole
+            self.steps += self.steps_of[candidate.number]
+        if candidate.number in self._seen or belongs(candidate, self.settings.space):
+            self._seen[candidate.number] = self._as_seen(candidate)
+
+    def _as_seen(self, c: Candidate) -> Seen:
+        # What a rung gave is shown as it is: samplers learn more from early PSNR than from none.
+        known = replace(c, numbers={**c.numbers, "psnr_db": c.rungs[-1][1]}) if c.rungs else c
+        measured = c.state == "complete" or bool(c.rungs)
+        points = tuple(matrix([known], self.settings.objectives)[0]) if measured else None
+        state, memory = "complete" if measured else c.state, self.record.memory(c.number)
+        return Seen(c.number, c.design.architecture, state, points, memory)  # type: ignore[arg-type]

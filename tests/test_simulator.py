@@ -1,0 +1,224 @@
+"""Searches in simulated time: what is replayed is what was recorded, time and steps add up, and the real loop runs."""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+from recorded import RUNGS, SPACE, made
+
+from paretosr.proxies.latency import Protocol
+from paretosr.proxies.training import Training
+from paretosr.proxies.work import Data, TimeWork, TrainWork
+from paretosr.search.engine import Task
+from paretosr.search.halving import Rungs
+from paretosr.search.recording import read_recording, write_recording
+from paretosr.search.samplers import SAMPLERS, Start
+from paretosr.search.settings import Budget, Settings
+from paretosr.search.simulator import Pool, Replay, simulate
+from paretosr.spaces import Architecture, Block, Design, InputError
+
+RECORDING = made()
+WHOLE = RUNGS[-1]
+SETTINGS = Settings(
+    space=SPACE,
+    objectives=("psnr_db", "latency_ratio", "activations_m"),
+    limits=(),
+    sampler="evolution",
+    start=Start(8),
+    seed=0,
+    budget=Budget(10_000, steps=20 * WHOLE),
+    training=Training(steps=WHOLE),
+    fit=False,
+    data=Data(),
+    reference=("imdn", Design(Architecture(8, (Block("residual"),)))),
+    protocol=Protocol(),
+    device="cpu",
+    confirm_seeds=0,
+    task_minutes=None,
+)
+GUESTLESS = [name for name in SAMPLERS if not name.startswith("nni_")]
+
+
+def training(name: str, until: int) -> Task:
+    design = Design(RECORDING.networks[name].architecture)
+    return Task(f"{name}/{until}", TrainWork(design, SETTINGS.training, Data(), 0, "cpu", "", until=until))
+
+
+# ---- the engine
+
+
+def test_a_rung_gives_what_was_recorded_and_takes_the_time_since_the_last():
+    engine, (name, network) = Replay(RECORDING, 1), next(iter(RECORDING.networks.items()))
+    recorded, before_s, before = network.trainings[0], 0.0, 0
+    for at, until in enumerate(RUNGS):
+        engine.submit(training(name, until))
+        finished = engine.next(1.0)
+        assert finished is not None
+        assert finished.numbers is not None
+        assert finished.numbers["psnr_db"] == recorded.psnr_db[at]
+        assert engine.now_s == pytest.approx(recorded.train_s[at])
+        assert engine.spent == until
+        before_s, before = engine.now_s, until
+    assert [(w.hash, w.steps) for w in engine.whole] == [(name, WHOLE)]
+    assert before == WHOLE
+    assert before_s == pytest.approx(recorded.train_s[-1])
+
+
+def test_workers_work_at_the_same_time_and_the_shortest_task_ends_first():
+    names = sorted(RECORDING.networks, key=lambda name: -RECORDING.networks[name].trainings[0].train_s[0])[:5]
+    seconds = [RECORDING.networks[name].trainings[0].train_s[0] for name in names]
+    engine = Replay(RECORDING, 5)
+    for name in names:
+        engine.submit(training(name, RUNGS[0]))
+    ends = []
+    while (finished := engine.next(1.0)) is not None:
+        ends.append((finished.task.name, engine.now_s))
+    assert [end for _, end in ends] == pytest.approx(sorted(seconds))
+    one_by_one = Replay(RECORDING, 1)
+    for name in names:
+        one_by_one.submit(training(name, RUNGS[0]))
+    while one_by_one.next(1.0) is not None:
+        pass
+    assert one_by_one.now_s == pytest.approx(sum(seconds))
+
+
+def test_no_time_passes_while_a_worker_is_free_and_the_driver_has_more_to_submit():
+    engine, name = Replay(RECORDING, 2), next(iter(RECORDING.networks))
+    engine.submit(training(name, RUNGS[0]))
+    assert engine.next(0.01) is None
+    assert engine.now_s == 0.0
+    assert engine.next(0.2) is not None
+
+
+def test_a_timing_is_replayed_with_its_interval():
+    network = next(iter(RECORDING.networks.values()))
+    engine, design = Replay(RECORDING, 1), Design(network.architecture)
+    engine.submit(Task("timing", TimeWork({"network": design}, design, Protocol(), "cpu")))
+    finished = engine.next(1.0)
+    assert finished is not None
+    assert finished.numbers is not None
+    low, high = network.intervals["latency_ratio"]
+    timing = finished.numbers["network"]
+    assert (timing["ratio"], timing["ratio_low"], timing["ratio_high"]) == (network.numbers["latency_ratio"], low, high)
+
+
+# ---- searches
+
+
+@pytest.mark.parametrize("sampler", GUESTLESS)
+@pytest.mark.parametrize("halving", [None, Rungs(3, 3), Rungs(4, 3), Rungs(3, 3, by=("psnr_db",))])
+def test_every_sampler_spends_its_budget_alike_twice(sampler, halving):
+    wholes = 3 if halving else 8
+    settings = replace(SETTINGS, sampler=sampler, halving=halving, budget=Budget(10_000, steps=wholes * WHOLE))
+    whole = simulate(RECORDING, settings, 3)
+    assert whole == simulate(RECORDING, settings, 3)
+    assert whole
+    assert len({w.hash for w in whole}) == len(whole)
+    assert [w.steps for w in whole] == sorted(w.steps for w in whole)
+    assert len(whole) <= wholes
+    if halving is None:
+        assert [w.steps for w in whole] == [WHOLE * (n + 1) for n in range(wholes)]
+
+
+def test_another_seed_is_another_search():
+    searches = [simulate(RECORDING, replace(SETTINGS, seed=seed), 4) for seed in (0, 1)]
+    assert {w.hash for w in searches[0]} != {w.hash for w in searches[1]}
+
+
+def test_a_search_of_all_that_was_recorded_ends():
+    small = made(replace(SPACE, depths=(1,)))
+    whole = simulate(small, replace(SETTINGS, space=replace(SPACE, depths=(1,)), budget=Budget(10_000)), 4)
+    assert {w.hash for w in whole} == set(small.networks)
+
+
+def test_by_rungs_fewer_steps_meet_more_networks():
+    seen = []
+    for halving in (None, Rungs(3, 3)):
+        engine_networks = simulate(RECORDING, replace(SETTINGS, halving=halving), 4)
+        seen.append(len(engine_networks))
+    assert seen[0] == 20
+    assert 5 <= seen[1] < 20  # fewer are trained to the end; the rest of the steps went into many more first rungs
+
+
+# ---- a recording of a part of a space
+
+
+def test_what_was_not_recorded_stands_for_its_nearest():
+    part = made(count=40)
+    pool = Pool.of(SPACE, part)
+    assert pool.size == 40
+    random = Random(0)
+    for _ in range(50):
+        outside = SPACE.sample(random)
+        nearest = pool.nearest(outside)
+        assert nearest.hash in part.networks
+        if outside.hash in part.networks:
+            assert nearest == outside
+        assert pool.sample(random) in pool
+        assert pool.mutate(nearest, random)[0] in pool
+        assert pool.cross(nearest, pool.sample(random), random) in pool
+        assert pool.decode(SPACE.encode(outside)) in pool
+    assert {block.type for block in pool.sample(random, only_type="scpa").blocks} == {"scpa"}
+
+
+@pytest.mark.parametrize("sampler", GUESTLESS)
+def test_a_part_can_be_searched_whole(sampler):
+    part = made(count=15)
+    whole = simulate(part, replace(SETTINGS, sampler=sampler, budget=Budget(10_000)), 4)
+    assert {w.hash for w in whole} == set(part.networks)
+
+
+# ---- what does not fit
+
+
+def test_a_recording_of_another_space_is_refused():
+    with pytest.raises(InputError, match=r"does not fit the space: network \w+ lies outside"):
+        simulate(RECORDING, replace(SETTINGS, space=replace(SPACE, widths=(8, 12))), 1)
+
+
+def test_rungs_that_were_not_recorded_are_refused():
+    with pytest.raises(InputError, match="no rung at 135 steps, only at 10, 30, 90, 270"):
+        simulate(RECORDING, replace(SETTINGS, halving=Rungs(2, 2)), 1)
+
+
+# ---- files
+
+
+def test_a_recording_comes_back_from_its_files(tmp_path):
+    write_recording(RECORDING, tmp_path)
+    again = read_recording(tmp_path)
+    assert again.rungs == RECORDING.rungs
+    assert again.facts == RECORDING.facts
+    assert list(again.networks) == list(RECORDING.networks)
+    for name, network in RECORDING.networks.items():
+        found = again.networks[name]
+        assert found.architecture == network.architecture
+        assert found.numbers == pytest.approx(network.numbers, rel=1e-6)
+        assert found.intervals.keys() == network.intervals.keys()
+        for training_, expected in zip(found.trainings, network.trainings, strict=True):
+            assert training_.seed == expected.seed
+            assert training_.psnr_db == pytest.approx(expected.psnr_db, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("recording.json", None, r"is not a recording \(it has no recording.json\)"),
+        ("networks.csv", None, r"is not a recording \(it has no networks.csv\)"),
+        ("recording.json", ("[", "{"), "cannot|can be read"),
+        ("trainings.csv", ("steps", "step"), "can be read"),
+        ("trainings.csv", (",10,", ",11,"), "was not measured at every rung"),
+        ("networks.csv", ('""width"": 8', '""width"": 12'), "has another hash|stands twice"),
+    ],
+)
+def test_a_damaged_recording_is_refused_in_one_line(tmp_path, file, change, words):
+    write_recording(RECORDING, tmp_path)
+    if change is None:
+        (tmp_path / file).unlink()
+    else:
+        text = (tmp_path / file).read_text()
+        assert change[0] in text
+        (tmp_path / file).write_text(text.replace(*change, 1))
+    with pytest.raises(InputError, match=words) as caught:
+        read_recording(tmp_path)
+    assert "\n" not in str(caught.value)
