@@ -21,6 +21,7 @@ from . import (
     ntire_command,
     pruning_command,
     recording_story,
+    simulation_command,
     story,
     systems_command,
     training_story,
@@ -40,6 +41,10 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key: --set search.candidates=50 (repeatable).")
 ]
 Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", help="Work on a Ray cluster: auto (the one that runs here), local, HOST:PORT of its head."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")]
 
 
@@ -49,9 +54,10 @@ def search(
     out: Out = None,
     set_: Set = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; an earlier run is moved aside.")] = False,
+    ray: Ray = None,
 ) -> None:
     """Search for networks as a recipe says; on the folder of an earlier run, go on with it."""
-    story.search(recipe, out, set_ or [], fresh=fresh, console=console)
+    story.search(recipe, out, set_ or [], fresh=fresh, console=console, ray=ray)
 
 
 @app.command()
@@ -62,12 +68,13 @@ def train(
     seeds: Annotated[int, typer.Option(min=1, help="Train with so many seeds.")] = 1,
     out: Out = None,
     set_: Set = None,
+    ray: Ray = None,
 ) -> None:
     """Train one network longer: a candidate of a run (recorded as its child), or the network of a recipe."""
     if Path(target).is_dir():
-        training_story.train_candidate(Path(target), candidate, recipe, set_ or [], seeds, console)
+        training_story.train_candidate(Path(target), candidate, recipe, set_ or [], seeds, console, ray)
     else:
-        training_story.train_network(target, out, set_ or [], seeds, console)
+        training_story.train_network(target, out, set_ or [], seeds, console, ray)
 
 
 @app.command()
@@ -84,15 +91,16 @@ def prune(
     masks: Annotated[Path | None, typer.Option(help="Cut by masks that nni has saved; likewise.")] = None,
     out: Out = None,
     set_: Set = None,
+    ray: Ray = None,
 ) -> None:
     """Cut trained networks: members of a run's front, or the one network of a recipe, which is trained first."""
     if Path(target).is_dir():
         asked = pruning_command.Asked(tuple(candidate or ()), tuple(system or ()), recipe, plan, masks)
-        pruning_command.prune_run(Path(target), asked, set_ or [], console)
+        pruning_command.prune_run(Path(target), asked, set_ or [], console, ray)
     elif candidate or system or recipe or plan or masks:
         raise InputError(f"{target}: is not the folder of a run; --candidate, --system, --recipe, --plan need one")
     else:
-        pruning_command.prune_network(target, out, set_ or [], console)
+        pruning_command.prune_network(target, out, set_ or [], console, ray)
 
 
 @app.command()
@@ -200,6 +208,23 @@ def record(
     """Train and time many networks of a space, rung by rung, to replay them in simulated time."""
     wanted = recording_story.Wanted(networks, repeated, seeds)
     recording_story.record(recipe, out, set_ or [], wanted, time=time, console=console)
+
+
+@app.command()
+def simulate(
+    recording: Annotated[Path, typer.Argument(help="A folder that `paretosr record` made.")],
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="Compare these (repeatable); default evolution, tpe, nsga2, random.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches with each.")] = 20,
+    trainings: Annotated[int, typer.Option(min=1, help="The budget of a search, in whole trainings.")] = 50,
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 8,
+    out: Out = None,
+    set_: Set = None,
+) -> None:
+    """Compare samplers, and halving with full training, on a recording, in simulated time."""
+    names = sampler or simulation_command.DEFAULT
+    simulation_command.run(recording, names, seeds, trainings, workers, set_ or [], out, console)
 
 
 @app.command()

@@ -17,6 +17,16 @@ def plain(name: str) -> BlockChoices:
 SPACE = Space(
     (plain("residual"), plain("scpa"), plain("imdb")), (8, 12, 16), (1, 2, 3), image_skips=("bilinear",)
 )  # 117 networks
+RECIPE = {
+    "space": {
+        "blocks": [{block.type: {name: list(values) for name, values in block.choices}} for block in SPACE.blocks],
+        "widths": [8, 12, 16],
+        "depths": [1, 2, 3],
+        "image_skip": ["bilinear"],
+    },
+    "search": {"halving": {"rungs": 3, "eta": 3}, "start": 8},
+    "train": {"steps": RUNGS[-1]},
+}
 FIRST = {
     "bicubic_psnr_db": 24.0,
     "reference": {
@@ -54,4 +64,4 @@ def made(space: Space = SPACE, count: int | None = None) -> Recording:
     while len(networks) < (count or space.size):
         a = space.sample(random)
         networks.setdefault(a.hash, recorded(a))
-    return Recording(RUNGS, networks, {"first": FIRST, "recipe": {}})
+    return Recording(RUNGS, networks, {"first": FIRST, "recipe": RECIPE})

@@ -108,7 +108,7 @@ def test_a_timing_is_replayed_with_its_interval():
 @pytest.mark.parametrize("sampler", GUESTLESS)
 @pytest.mark.parametrize("halving", [None, Rungs(3, 3), Rungs(4, 3), Rungs(3, 3, by=("psnr_db",))])
 def test_every_sampler_spends_its_budget_alike_twice(sampler, halving):
-    wholes = 3 if halving else 8
+    wholes = 5 if halving else 8
     settings = replace(SETTINGS, sampler=sampler, halving=halving, budget=Budget(10_000, steps=wholes * WHOLE))
     whole = simulate(RECORDING, settings, 3)
     assert whole == simulate(RECORDING, settings, 3)
