@@ -17,12 +17,14 @@ from rich.table import Table
 
 from ..analysis.report import write_report
 from ..analysis.table import candidate_table, write_csv
+from ..analysis.wording import duration_text
 from ..proxies.images import load_images
 from ..search.candidate import Candidate
 from ..search.study import Record
 from ..spaces import InputError
 from .folder import RunFolder
 from .recipe import Recipe
+from .status import words_of
 from .summary import judged, summary_of, versions
 from .winner import chosen, export_candidate
 
@@ -107,8 +109,16 @@ def status(path: Path, as_json: bool, console: Console) -> None:
         driven = ", its driver is gone; the same command goes on"
     console.print(f"{path}: {said['stage']} ({said['time']}{driven})", soft_wrap=True)
     console.print(f"{counts or 'no candidates yet'}; {said['asked']} asked; {said['seconds']:.0f} s")
+    if said["rungs"]:
+        rungs = ", ".join(f"{rung['reached']} at {rung['steps']:,}" for rung in said["rungs"])
+        console.print(f"rungs (networks at steps): {rungs}")
+    pace = said["pace"]
+    speed = f"; {pace['networks_per_h']:g} networks/h, {pace['steps_per_s']:g} steps/s" if pace else ""
+    left = f"; about {duration_text(said['left_s'])} left" if said["left_s"] and driver else ""
+    workers = f"{said['workers']} worker{'' if said['workers'] == 1 else 's'}"
+    console.print(f"{workers}, {len(said['running'])} busy{speed}{left}")
     for name, progress in said["running"].items():
-        console.print(f"  {name}: step {progress['step']} of {progress['steps']}")
+        console.print(f"  {words_of(name)}: step {progress['step']} of {progress['steps']}")
     if said["front"]:
         table = Table(title="front so far")
         for heading in ("candidate", *said["objectives"], "network"):

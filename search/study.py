@@ -70,6 +70,7 @@ class Record:
         self._candidates = [_candidate(trial) for trial in self._trials()]
         self._memories = {trial.number: dict(trial.system_attrs) for trial in self._trials()}
         self._attributes: dict[str, Any] = dict(self._study.user_attrs)
+        self._log = [c.number for c in self._candidates]  # the numbers of all that was written, in its order
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -86,6 +87,10 @@ class Record:
     def candidates(self) -> tuple[Candidate, ...]:
         """All candidates by number, without curves (those are files)."""
         return tuple(self._candidates)
+
+    def changes(self, mark: int) -> tuple[int, list[int]]:
+        """The numbers of the candidates written since `mark` (0: ever), and the mark to ask with next."""
+        return len(self._log), self._log[mark:]
 
     def memory(self, number: int) -> dict[str, Any]:
         """What the sampler asked to remember with this candidate."""
@@ -126,6 +131,7 @@ class Record:
         self._study.add_trial(trial)
         self._candidates.append(replace(candidate, number=number))
         self._memories[number] = dict(memory or {})
+        self._log.append(number)
         return self._candidates[number]
 
     def update(self, candidate: Candidate) -> Candidate:
@@ -137,6 +143,7 @@ class Record:
             values = self._values(candidate) if candidate.state == "complete" else None
             self._study.tell(number, values, state=TRIAL_STATES[candidate.state])
         self._candidates[number] = candidate
+        self._log.append(number)
         return candidate
 
     def _values(self, candidate: Candidate) -> list[float]:
