@@ -100,6 +100,41 @@ def curves_figure(summary: RunSummary) -> go.Figure:
     return figure(traces, x, y, height=320, legend=beside)
 
 
+def rungs_figure(summary: RunSummary) -> go.Figure:
+    """Draws PSNR at the rungs of a search by halving: which networks were trained on, and what that made of them.
+
+    One grey line joins the rungs of each network; a ring stands where it was paused, and those of the front are drawn.
+    """
+    front = {summary.winner, *summary.front}
+    climbing = [c for c in summary.candidates if c.rungs]
+    joined: dict[str, list[Any]] = {"x": [], "y": [], "number": []}
+    for candidate in climbing:
+        joined["x"] += [steps for steps, _ in candidate.rungs] + [None]
+        joined["y"] += [psnr_db for _, psnr_db in candidate.rungs] + [None]
+        joined["number"] += [candidate.number] * (len(candidate.rungs) + 1)
+    traces = [_rungs_trace("networks", joined, mode="lines", line={"color": LIGHT["other"], "width": 1}, opacity=0.5)]
+    groups = {
+        "paused": ([c for c in climbing if c.state == "paused"], "circle-open", LIGHT["other"]),
+        "trained to the end": ([c for c in climbing if c.state == "complete"], "circle", LIGHT["other"]),
+        "on the front": ([c for c in climbing if c.number in front], "circle", LIGHT["front"]),
+    }
+    for name, (members, symbol, colour) in groups.items():
+        ends = [(*c.rungs[-1], c.number) for c in members]
+        columns: dict[str, list[Any]] = dict(
+            zip(("x", "y", "number"), map(list, zip(*ends, strict=True)), strict=False)
+        )
+        marker = {"symbol": symbol, "color": colour, "size": 7}
+        traces += [_rungs_trace(name, columns, mode="markers", marker=marker)] if ends else []
+    x = axis("step", type="log", tickformat=",~s", tickvals=sorted({steps for c in climbing for steps, _ in c.rungs}))
+    return figure(traces, x, axis("PSNR (dB)"), height=320)
+
+
+def _rungs_trace(name: str, columns: dict[str, list[Any]], **more: Any) -> go.Scatter:
+    hover = "candidate %{customdata}: %{y:.2f} dB at step %{x:,}<extra></extra>"
+    x, y = columns["x"], columns["y"]
+    return go.Scatter(x=x, y=y, customdata=columns["number"], name=name, hovertemplate=hover, **more)
+
+
 def _named_curve(candidate: Candidate, colour: str, width: float) -> go.Scatter:
     points = _drawable(candidate)
     name = f"{candidate.number}{MADE_BY.get(candidate.kind, '')}"

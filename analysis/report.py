@@ -11,9 +11,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ..proxies.writing import write_text
+from ..search.candidate import STATES
 from . import pareto, pruning_rows, report_rows
 from .colours import DARK_OF_LIGHT, ROLES
-from .figures import curves_figure, hypervolume_figure
+from .figures import curves_figure, hypervolume_figure, rungs_figure
 from .ladder import is_cut
 from .placing import diameters_px, is_drawn
 from .pruning_figures import children, ladder_figures, path_figure, widths_figure
@@ -77,6 +78,8 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
         figures["hypervolume"] = hypervolume_figure(summary)
     if any(len(c.curve) > 1 for c in summary.candidates):
         figures["curves"] = curves_figure(summary)
+    if any(c.rungs for c in summary.candidates):
+        figures["rungs"] = rungs_figure(summary)
     data: dict[str, Any] = {
         "name": summary.name,
         "figures": {name: _plain(figure) for name, figure in figures.items()},
@@ -137,12 +140,13 @@ def _standing(summary: RunSummary) -> str:
     searched = [c for c in summary.candidates if c.kind not in CHILDREN]
     known = sum(c.kind == "published" for c in searched)
     longer, cut, controls = (sum(c.kind == kind for c in summary.complete) for kind in CHILDREN)
-    states = {state: sum(c.state == state for c in searched) for state in ("complete", "pruned", "failed", "running")}
+    states = {state: sum(c.state == state for c in searched) for state in STATES}
     parts = [
         f"{states['complete']:,} trained{f' ({longer} of them longer)' if longer else ''}",
         f"{len(summary.front)} on the front" if summary.front else "",
         f"{states['pruned']:,} over a limit" if states["pruned"] else "",
         f"{states['failed']:,} failed" if states["failed"] else "",
+        f"{states['paused']:,} trained for a part of the steps" if states["paused"] else "",
         f"{states['running']:,} still running" if states["running"] else "",
     ]
     beside = f", {known} of them published networks" if known else ""

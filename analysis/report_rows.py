@@ -8,7 +8,17 @@ from .hover import standing
 from .summary import RunSummary
 from .wording import finite, interval_text, label, lower_is_better, measured, measured_names, number_text, significant
 
-STANDINGS = ("winner", "front", "trained", "dominated", "control", "running", "pruned", "failed")  # best first
+STANDINGS = (
+    "winner",
+    "front",
+    "trained",
+    "dominated",
+    "control",
+    "paused",
+    "running",
+    "pruned",
+    "failed",
+)  # best first
 DETAILS = {"steps": "Steps", "train_s": "Training (s)"}
 
 
@@ -107,5 +117,8 @@ def _detail_cell(candidate: Candidate, name: str) -> Cell:
 
 def _remark(candidate: Candidate) -> str:
     tied = ", ".join(map(str, candidate.tied_with))
-    parts = [candidate.reason, f"cannot be told apart from {tied}" if tied else "", candidate.origin]
+    rungs = (
+        f"{candidate.rungs[-1][1]:.2f} dB at {candidate.rungs[-1][0]:,} steps" if candidate.state == "paused" else ""
+    )
+    parts = [candidate.reason, rungs, f"cannot be told apart from {tied}" if tied else "", candidate.origin]
     return "; ".join(part for part in parts if part)

@@ -66,7 +66,7 @@
   }
 
   function drawOthers() {
-    for (const name of ["hypervolume", "curves"]) {
+    for (const name of ["hypervolume", "curves", "rungs"]) {
       const figure = page.figures[name];
       if (figure) Plotly.react(name, coloured(figure.data), coloured({ ...figure.layout, uirevision: name }), { ...config, displayModeBar: false });
     }
