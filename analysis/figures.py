@@ -120,9 +120,11 @@ def rungs_figure(summary: RunSummary) -> go.Figure:
     }
     for name, (members, symbol, colour) in groups.items():
         ends = [(*c.rungs[-1], c.number) for c in members]
-        columns: dict[str, list[Any]] = dict(
-            zip(("x", "y", "number"), map(list, zip(*ends, strict=True)), strict=False)
-        )
+        columns: dict[str, list[Any]] = {
+            "x": [steps for steps, _, _ in ends],
+            "y": [psnr_db for _, psnr_db, _ in ends],
+            "number": [number for _, _, number in ends],
+        }
         marker = {"symbol": symbol, "color": colour, "size": 7}
         traces += [_rungs_trace(name, columns, mode="markers", marker=marker)] if ends else []
     x = axis("step", type="log", tickformat=",~s", tickvals=sorted({steps for c in climbing for steps, _ in c.rungs}))

@@ -8,17 +8,8 @@ from .hover import standing
 from .summary import RunSummary
 from .wording import finite, interval_text, label, lower_is_better, measured, measured_names, number_text, significant
 
-STANDINGS = (
-    "winner",
-    "front",
-    "trained",
-    "dominated",
-    "control",
-    "paused",
-    "running",
-    "pruned",
-    "failed",
-)  # best first
+# The best first.
+STANDINGS = ("winner", "front", "trained", "dominated", "control", "paused", "running", "pruned", "failed")
 DETAILS = {"steps": "Steps", "train_s": "Training (s)"}
 
 
@@ -117,8 +108,7 @@ def _detail_cell(candidate: Candidate, name: str) -> Cell:
 
 def _remark(candidate: Candidate) -> str:
     tied = ", ".join(map(str, candidate.tied_with))
-    rungs = (
-        f"{candidate.rungs[-1][1]:.2f} dB at {candidate.rungs[-1][0]:,} steps" if candidate.state == "paused" else ""
-    )
+    reached = candidate.rungs[-1:] if candidate.state == "paused" else ()
+    rungs = "".join(f"{psnr_db:.2f} dB at {steps:,} steps" for steps, psnr_db in reached)
     parts = [candidate.reason, rungs, f"cannot be told apart from {tied}" if tied else "", candidate.origin]
     return "; ".join(part for part in parts if part)

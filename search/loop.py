@@ -35,6 +35,7 @@ HOPELESS = 500  # proposals in a row that break limits
 FAILURES = 25  # failures in a row
 REDRAWS = 50  # attempts at a network not yet known, before looking for one at random
 RANDOM_DRAWS = 20_000  # and of these, before the space counts as exhausted
+SECONDS_S = 5.0  # the time spent is written about so often; a death forgets at most that much
 NETWORK = "network"  # the name of the candidate in its own timing
 
 
@@ -74,7 +75,7 @@ class Search:
         self.running: dict[str, Candidate] = {}
         self.known = {c.design.hash for c in record.candidates if belongs(c, settings.space)}
         self.spent_before_s: float = record.attribute("seconds") or 0.0
-        self.started = time.monotonic()
+        self.started = self.kept_at = time.monotonic()
         begun = {c.details.get("beside") or c.details.get("system") for c in record.candidates}
         self.beside = [(name, design) for name, design in settings.beside if name not in begun]
         self.view = View(record, settings, self.steps)
@@ -113,6 +114,7 @@ class Search:
             at_end = exhausted is not None or self.engine.stopping or not (self.beside or self.wants_more())
             if at_end and not self.running and (self.engine.stopping or self.promotion() is None):
                 break
+        self.keep_time(now=True)
         if self.engine.stopping:
             raise Interrupted
         if exhausted is not None:
@@ -273,7 +275,13 @@ class Search:
             self.finish(candidate, "failed", finished.failure)
         elif finished.numbers is not None:
             self.measured(candidate, finished)
-        self.record.set_attribute("seconds", self.seconds)
+        self.keep_time()
+
+    def keep_time(self, *, now: bool = False) -> None:
+        """Writes the seconds spent, now and then."""
+        if now or time.monotonic() > self.kept_at + SECONDS_S:
+            self.kept_at = time.monotonic()
+            self.record.set_attribute("seconds", self.seconds)
 
     def measured(self, candidate: Candidate, finished: Finished) -> None:
         """Adds the new numbers to the candidate, then ends it or sends it on."""
