@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..analysis.challenge.correlation import Correlation
 from ..analysis.challenge.tables import COUNTS, LABELS, TABLE_2, Comparison, compare, table_1, table_2
+from ..analysis.correlation import Correlation
 from ..proxies.complexity import complexity
 from ..search.ntire import NTIRE_SCORES
 from ..spaces import SYSTEMS, published

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice, takewhile
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -25,29 +24,15 @@ from .candidate import TRAINED_ALIKE, Candidate
 from .engine import Engine, Finished, Interrupted, Task
 from .halving import Halving, rung_point
 from .objectives import broken
-from .samplers import SAMPLERS
-from .seen import Proposal
+from .proposing import Exhausted, next_proposal
 from .settings import Settings, training_seed, with_timing
 from .study import Record, belongs
 from .view import View
 
 HOPELESS = 500  # proposals in a row that break limits
 FAILURES = 25  # failures in a row
-REDRAWS = 50  # attempts at a network not yet known, before looking for one at random
-RANDOM_DRAWS = 20_000  # and of these, before the space counts as exhausted
 SECONDS_S = 5.0  # the time spent is written about so often; a death forgets at most that much
 NETWORK = "network"  # the name of the candidate in its own timing
-
-
-class Exhausted(Exception):
-    """The search cannot go on, for the reason in the message; what it has is recorded.
-
-    exit_code: 0 where it has tried everything, 2 where the recipe asks for what the space does not hold, 1 otherwise.
-    """
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class Search:
@@ -168,7 +153,7 @@ class Search:
     def propose(self) -> None:
         """Makes the next candidate of the search and enters it."""
         self.check_hope()
-        proposal = self.draw()
+        proposal = next_proposal(self.settings, self.view.seen, self.known, self.count)
         self.known.add(proposal.architecture.hash)
         design = Design(proposal.architecture)
         details = {"target": self.halving.steps[0]} if self.halving else {}
@@ -193,29 +178,6 @@ class Search:
         self.view.note(candidate)
         if limit is None:
             self.send_on(candidate)
-
-    def draw(self) -> Proposal:
-        """A network that is not known yet, from the sampler; from a random draw where it only repeats itself.
-
-        The draw is keyed by how many candidates the sampler has seen, not by how many records there are: one that does
-        not belong to the space moves nothing.
-        """
-        settings, seen, space = self.settings, self.view.seen, self.settings.space
-        assert space is not None  # without one nothing is proposed
-        number = len(seen)
-        if len(self.known) >= space.size:
-            raise Exhausted(f"all {space.size} networks of the space have been tried", 0)
-        for attempt in range(REDRAWS):
-            random = Random(f"{settings.seed}:{number}:{attempt}")
-            proposal = SAMPLERS[settings.sampler](space, seen, random, settings.start, settings.objectives)
-            if proposal.architecture.hash not in self.known:
-                return proposal
-        random = Random(f"{settings.seed}:{number}:random")
-        for _ in range(RANDOM_DRAWS):
-            architecture = space.sample(random)
-            if architecture.hash not in self.known:
-                return Proposal(architecture, "random: the sampler repeated itself")
-        raise Exhausted(f"no network was found that has not been tried; the space holds {space.size}", 0)
 
     # ---- rungs
 

@@ -9,13 +9,17 @@ from ..spaces import Architecture
 
 @dataclass(frozen=True)
 class Seen:
-    """A candidate as a sampler sees it. points: its objectives, lower is better, or None while they are not known."""
+    """A candidate as a sampler sees it. points: its objectives, lower is better, or None while they are not known.
+
+    share: of a whole training, after which its PSNR is what it is.
+    """
 
     number: int
     architecture: Architecture
     state: str
     points: Sequence[float] | None
     memory: Mapping[str, Any] = field(default_factory=dict)
+    share: float = 1.0
 
     @property
     def types(self) -> frozenset[str]:
@@ -25,8 +29,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Proposal:
-    """An architecture to try, how it came about, and what the sampler wants to be reminded of with it."""
+    """An architecture to try, how it came about, and what the sampler wants to be reminded of with it.
+
+    guided: drawn because of what was seen before, not at random or to begin with.
+    """
 
     architecture: Architecture
     origin: str
     memory: Mapping[str, Any] = field(default_factory=dict)
+    guided: bool = True

@@ -13,6 +13,7 @@ from .candidate import Candidate
 from .halving import Rungs
 from .ntire import with_scores
 from .objectives import OBJECTIVES, Limit
+from .prefilter import Prefilter
 from .samplers import Start
 
 
@@ -38,6 +39,7 @@ class Settings:
     space: None where no network is searched, and only those beside are trained.
     beside: given networks that are measured and trained like those found, by name; no sampler sees them.
     halving: the rungs at which training is spent; None: every network is trained to its end.
+    prefilter: how one of several proposals is chosen; None: the first one is taken.
     """
 
     space: Space | None
@@ -57,6 +59,7 @@ class Settings:
     task_minutes: float | None
     beside: tuple[tuple[str, Design], ...] = ()
     halving: Rungs | None = None
+    prefilter: Prefilter | None = None
 
     def needs(self, stage: str) -> bool:
         """Whether an objective or a limit wants a number that is `timed` or `trained`."""

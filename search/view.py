@@ -51,4 +51,5 @@ class View:
         measured = c.state == "complete" or bool(c.rungs)
         points = tuple(matrix([known], self.settings.objectives)[0]) if measured else None
         state, memory = "complete" if measured else c.state, self.record.memory(c.number)
-        return Seen(c.number, c.design.architecture, state, points, memory)  # type: ignore[arg-type]
+        share = c.rungs[-1][0] / self.whole if c.rungs else 1.0
+        return Seen(c.number, c.design.architecture, state, points, memory, share)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from paretosr.analysis.challenge.correlation import RESAMPLES, Correlation, rank_correlation
+from paretosr.analysis.correlation import RESAMPLES, Correlation, partial_rank_correlation, rank_correlation
 
 
 def pairs(rows: int, *, ties: bool) -> list[tuple[float | None, float | None]]:
@@ -101,3 +101,52 @@ def test_a_pair_that_lacks_a_number_is_left_out():
 def test_its_text():
     assert Correlation(0.87366, 0.6404, 0.9729, 21).text() == "0.8737 [0.64, 0.97]"
     assert Correlation(-0.5, -1.0, 0.25, 3).text("\n") == "-0.5000\n[-1.00, 0.25]"
+
+
+# ---- given other numbers
+
+
+def correlated(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x and y that have nothing in common but a cost that both follow."""
+    random = np.random.default_rng(seed)
+    cost = random.normal(size=(rows, 2))
+    return cost.sum(1) + random.normal(size=rows), cost.sum(1) + random.normal(size=rows), cost
+
+
+def test_a_partial_correlation_is_that_of_what_the_given_leaves_unexplained():
+    x, y, given = correlated(120)
+    ranks = [stats.rankdata(values) for values in (x, y, *given.T)]
+    design = np.column_stack((np.ones(120), *ranks[2:]))
+    left = [values - design @ np.linalg.lstsq(design, values, rcond=None)[0] for values in ranks[:2]]
+    assert partial_rank_correlation(x, y, given).rho == pytest.approx(float(np.corrcoef(*left)[0, 1]), abs=1e-12)
+
+
+def test_with_one_given_it_is_the_closed_form():
+    x, y, given = correlated(80)
+    z = given[:, 0]
+    xy, xz, yz = scipys(x, y), scipys(x, z), scipys(y, z)
+    expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+    assert partial_rank_correlation(x, y, given[:, :1]).rho == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_only_a_common_cause_joins_is_told_from_what_is_joined():
+    x, y, given = correlated(400)
+    apart, joined = partial_rank_correlation(x, y, given), partial_rank_correlation(x, x + y, given)
+    assert scipys(x, y) > 0.5
+    assert apart.low is not None
+    assert apart.high is not None
+    assert apart.low < 0 < apart.high
+    assert joined.low is not None
+    assert joined.low > 0.5
+
+
+@pytest.mark.parametrize("given", [np.ones((30, 1)), np.column_stack((np.arange(30), np.arange(30)))])
+def test_constant_and_repeated_givens_do_no_harm(given):
+    x, y, _ = correlated(30)
+    assert partial_rank_correlation(x, y, given).rho is not None
+
+
+def test_what_is_explained_whole_has_no_partial_correlation():
+    x, y, _ = correlated(30)
+    assert partial_rank_correlation(x, y, x[:, None]) == Correlation(None, None, None, 30)
+    assert partial_rank_correlation(x[:3], y[:3], np.ones((3, 2))).rho is None

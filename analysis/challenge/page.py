@@ -13,10 +13,10 @@ from plotly.offline import get_plotlyjs
 
 from ...proxies.writing import write_text
 from ..colours import DARK_OF_LIGHT, LIGHT, ROLES
+from ..correlation import Correlation
 from ..figures import axis, figure
 from ..report import script_json, scripts
 from ..report_rows import Cell, Column
-from .correlation import Correlation
 from .tables import COUNTS, LABELS, Comparison
 from .timings import REFERENCE, Session, correlation_columns
 

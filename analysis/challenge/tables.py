@@ -14,7 +14,7 @@ from torch import nn
 
 from ...proxies.complexity import Complexity, complexity
 from ...spaces import SYSTEMS, System, build, published
-from .correlation import Correlation, rank_correlation
+from ..correlation import Correlation, rank_correlation
 
 COUNTS = {  # the columns of Table 1 that can be counted, as (what to call it, its unit)
     "params_m": ("parameters", "M"),

@@ -8,7 +8,7 @@ import torch
 
 from ...proxies.latency import Protocol, Timing, peak_memory_mb, refuse_small_images, time_together
 from ...spaces import build, inference_form, published
-from .correlation import Correlation, rank_correlation
+from ..correlation import Correlation, rank_correlation
 from .tables import PREDICTORS, Comparison, table_2
 
 REFERENCE = "imdn"

@@ -61,3 +61,48 @@ def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floa
     spread = np.sqrt((x**2).sum(1) * (y**2).sum(1))
     # Ranks are whole or half numbers, so a constant line has a spread of exactly 0.
     return np.divide((x * y).sum(1), spread, out=np.full(len(x), np.nan), where=spread > 0)
+
+
+PARTIAL_RESAMPLES = 2_000  # each solves a small system of equations
+
+
+def partial_rank_correlation(
+    x: NDArray[np.float64], y: NDArray[np.float64], given: NDArray[np.float64], *, seed: int = 0
+) -> Correlation:
+    """Spearman's rho of `[N]` x and y given the columns of `[N, K]`: what x says of y that those do not.
+
+    Ranks of x and y are each explained by the ranks of `given` (linearly, with a constant), and what is left of them is
+    correlated. The interval is the percentile bootstrap's over `PARTIAL_RESAMPLES` draws of the rows.
+    Source: Kendall 1942, "Partial rank correlation", in its form for Spearman's rho.
+    """
+    table = np.column_stack((x, y, given))
+    rows = len(table)
+    if rows < FEWEST_ROWS + given.shape[1]:
+        return Correlation(None, None, None, rows)
+    rho = _partial(table[None])[0]
+    if np.isnan(rho):
+        return Correlation(None, None, None, rows)
+    if rows < FEWEST_RESAMPLED + given.shape[1]:
+        return Correlation(float(rho), None, None, rows)
+    random = np.random.default_rng(seed)
+    drawn = np.concatenate(
+        [_partial(table[random.integers(0, rows, (100, rows))]) for _ in range(PARTIAL_RESAMPLES // 100)]
+    )
+    low, high = np.quantile(drawn[~np.isnan(drawn)], [0.025, 0.975])
+    return Correlation(float(rho), float(low), float(high), rows)
+
+
+def _partial(tables: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each `[B, N, 2 + K]` table the correlation of the ranks of its first two columns given the others, `[B]`."""
+    ranks = rankdata(tables, axis=1)
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    pair, given = ranks[:, :, :2], ranks[:, :, 2:]
+    # By the pseudoinverse: a draw may make two of the given columns equal.
+    explained = given @ (np.linalg.pinv(given) @ pair)
+    left = pair - explained
+    total = (pair**2).sum(axis=1)
+    spread = (left**2).sum(axis=1)
+    # What is explained whole leaves rounding errors, and these correlate with nothing.
+    known = (spread > 1e-9 * np.maximum(total, 1.0)).all(axis=1)
+    norm = np.sqrt(spread.prod(axis=1))
+    return np.divide((left[:, :, 0] * left[:, :, 1]).sum(axis=1), norm, out=np.full(len(tables), np.nan), where=known)
