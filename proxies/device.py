@@ -7,9 +7,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 
@@ -18,7 +19,9 @@ import torch
 from ..spaces import InputError, unknown
 
 KINDS = ("cpu", "cuda")
-PATIENCE_S = 300  # a timing takes seconds
+PATIENCE_S = 300.0  # a timing takes seconds
+TRAINING_PATIENCE_S = 900.0  # and stairs some minutes
+_of_thread = threading.local()  # `training`: how to leave and enter again the share of the lock that it holds
 
 
 def find_device(name: str) -> torch.device:
@@ -49,31 +52,100 @@ def device_lock(device: str) -> Iterator[None]:
     """Waits until no other process of this machine times on the physical device, and keeps others out until the end.
 
     Raises TimeoutError after PATIENCE_S: a process that was suspended in the middle of a timing would else hold up all.
-    The lock (flock) dies with the process. It is a file in the folder for temporary files, so processes that have
-    different TMPDIRs do not see each other. Not reentrant: `time_together` takes it itself, so do not hold it then.
+    The locks (flock) die with the process. They are files in the folder for temporary files, so processes that have
+    different TMPDIRs do not see each other. Not reentrant: `time_together` takes it itself, so do not hold it then; but
+    a training that wants it (to measure memory) gives up its share meanwhile.
+
+    There are two files. The lock itself is held alone by a timing, and shared by the trainings of a cluster
+    (`training_on`). The turnstile is held by whoever waits for the lock, so that those who come later queue behind: a
+    stream of trainings cannot starve a timing. The trainings of one machine's own engine hold neither, since it
+    suspends them while it times.
     """
-    path = Path(tempfile.gettempdir()) / f"paretosr-{_physical_name(find_device(device))}.lock"
-    handle = _open_lock(path)
-    try:
-        _wait_for(handle, path)
+    with _opened(device) as (turnstile, lock), _own_share_given_up():
+        _pass(turnstile, lock, fcntl.LOCK_EX)
         try:
             yield
         finally:
             # Explicitly, since a child forked meanwhile may hold the file open beyond our close.
-            fcntl.flock(handle, fcntl.LOCK_UN)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _own_share_given_up() -> Iterator[None]:
+    """Lets go of what `training_on` holds in this thread, and takes it again: the thread would wait for itself."""
+    leave, enter = getattr(_of_thread, "training", None) or (lambda: None, lambda: None)
+    leave()
+    try:
+        yield
     finally:
-        os.close(handle)
+        enter()
 
 
-def _wait_for(handle: int, path: Path) -> None:
-    patience = time.monotonic() + PATIENCE_S
-    while True:
+@contextmanager
+def training_on(device: str) -> Iterator[Callable[[], None]]:
+    """Keeps timings of other processes off the physical device while the block trains there, beside other trainings.
+
+    Gives a function to be called between two steps: where a timing waits, it lets it pass. One that is held up for
+    TRAINING_PATIENCE_S is not waited for any longer.
+    """
+    with _opened(device) as (turnstile, lock):
+
+        def enter() -> None:
+            with suppress(TimeoutError):
+                _pass(turnstile, lock, fcntl.LOCK_SH, TRAINING_PATIENCE_S)
+
+        def leave() -> None:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        def give_way() -> None:
+            if _taken(turnstile, fcntl.LOCK_EX):
+                fcntl.flock(turnstile, fcntl.LOCK_UN)
+                return
+            leave()
+            enter()
+
+        enter()
+        _of_thread.training = leave, enter
         try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > patience:
-                raise TimeoutError(f"another process has been timing for {PATIENCE_S} s ({path} is held)") from None
-        time.sleep(0.02)
+            yield give_way
+        finally:
+            _of_thread.training = None
+            leave()
+
+
+@contextmanager
+def _opened(device: str) -> Iterator[tuple[int, int]]:
+    """The files of the turnstile and of the lock, open."""
+    name = _physical_name(find_device(device))
+    paths = [Path(tempfile.gettempdir()) / f"paretosr-{name}.{kind}" for kind in ("turnstile", "lock")]
+    with ExitStack() as stack:
+        handles = []
+        for path in paths:
+            handles.append(_open_lock(path))
+            stack.callback(os.close, handles[-1])
+        yield handles[0], handles[1]
+
+
+def _pass(turnstile: int, lock: int, kind: int, patience_s: float = PATIENCE_S) -> None:
+    """Takes the lock by way of the turnstile."""
+    deadline = time.monotonic() + patience_s
+    try:
+        for handle, how in ((turnstile, fcntl.LOCK_EX), (lock, kind)):
+            while not _taken(handle, how):
+                if time.monotonic() > deadline:
+                    held = os.readlink(f"/proc/self/fd/{handle}")
+                    raise TimeoutError(f"another process has kept the device for {patience_s:g} s ({held} is held)")
+                time.sleep(0.02)
+    finally:
+        fcntl.flock(turnstile, fcntl.LOCK_UN)
+
+
+def _taken(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open_lock(path: Path) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..spaces import Design, InputError, build, unknown
 from .losses import LOSSES, Extra, batch_loss, refuse_untrainable
+from .parallel import Peers, SharedPatches
 from .patches import Patches
 from .weights import with_weights
 from .writing import write_bytes
@@ -146,14 +147,15 @@ def grown(state: State, training: Training, stage: int) -> State:
 def train(
     state: State,
     training: Training,
-    patches: Patches,
+    patches: Patches | SharedPatches,
     steps: int,
     after_step: Callable[[State], bool] = lambda state: False,
     extra: Extra | None = None,
+    peers: Peers | None = None,
 ) -> State:
     """The state after `steps` more steps, or earlier where `after_step(state)` asks for a stop by giving True.
 
-    `extra` adds a term to the loss (`losses.batch_loss`).
+    `extra` adds a term to the loss (`losses.batch_loss`). `peers` are those who train other shares of the same batches.
 
     The network and the optimiser of `state` are moved on in place. Raises TrainingFailed on a non-finite loss.
     """
@@ -174,11 +176,11 @@ def train(
             loss = batch_loss(training.loss, network, lr, hr, extra)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        # One look at the loss a step is also the one place where a GPU is waited for; among peers they meet here.
+        value = loss.item() if peers is None else peers.average(network, loss.item())
         optimiser.step()
         if state.ema is not None and training.ema is not None:
             follow(state.ema, network, min(training.ema, (1 + step) / (10 + step)))
-        # One look at the loss a step is also the one place where a GPU is waited for.
-        value = loss.item()
         if not math.isfinite(value):
             raise TrainingFailed(f"non-finite loss ({value}) at step {step}")
         pending, curve = (state.pending[0] + value, state.pending[1] + 1), state.curve
@@ -186,7 +188,8 @@ def train(
             pending, curve = (0.0, 0), (*curve, (step + 1, pending[0] / pending[1]))
         spent = state.seconds + time.perf_counter() - started
         state = replace(state, step=step + 1, curve=curve, pending=pending, seconds=spent)
-        if after_step(state):
+        stop = after_step(state)
+        if stop if peers is None else peers.agree(stop, device):
             break
     return state
 

@@ -20,6 +20,7 @@ from .images import ImageSet, load_images
 from .latency import Protocol as TimingProtocol
 from .latency import peak_memory_mb, time_together
 from .losses import Extra, distillation
+from .parallel import Peers, SharedPatches, together
 from .patches import Patches
 from .psnr import bicubic_baseline, evaluate
 from .training import State, Training, begin, finished_network, load, save, train
@@ -101,6 +102,7 @@ class TrainWork:
 
     weights: a file to begin from, else they are drawn. teacher: a design, its weights, and the weight of its term.
     until: the step of a rung, at which the network is measured and from which another work goes on; None: the last.
+    gpus: devices that share each batch, `device` and those after it; they are of one node.
     """
 
     design: Design
@@ -113,6 +115,7 @@ class TrainWork:
     weights: str = ""
     teacher: tuple[Design, str, float] | None = None
     until: int | None = None
+    gpus: int = 1
 
     @property
     def steps(self) -> int:
@@ -198,15 +201,15 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
     start = Path(work.weights) if work.weights else None
     fresh = begin(work.design, work.training, seed=work.seed, device=work.device, weights=start)
     state = load(fresh, work.training, file)
-    if (
-        state.step > work.steps
-    ):  # another has gone further: this rung is to be had from the start
+    if state.step > work.steps:  # another has gone further: this rung is to be had from the start
         state = fresh
     save(state, file)
     began = f", step {state.step}"  # with the saved step it tells whether this life got any further
     mark_running(folder, f"training{began}")
     saver = Saver(file, work.steps, report, stop)
-    state = train(state, work.training, patches, work.steps - state.step, saver, _teaching(work))
+    with together(work) as peers:
+        shared = SharedPatches(patches, peers) if peers else patches
+        state = train(state, work.training, shared, work.steps - state.step, saver, _teaching(work), peers)
     save(state, file)
     if state.step < work.steps:
         return None
@@ -230,11 +233,22 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
         "steps": state.step,
         "train_s": state.seconds,
         "seed": work.seed,
+        "gpus": work.gpus,
         "training": plain(work.training),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def train_share(work: TrainWork, device: str, peers: Peers) -> None:
+    """What a peer does of a training on several devices: its share of each batch, from where the saved state stands."""
+    own = replace(work, device=device)
+    patches = SharedPatches(patches_of(own.data, own.training, own.seed, device), peers)
+    start = Path(own.weights) if own.weights else None
+    state = begin(own.design, own.training, seed=own.seed, device=device, weights=start)
+    state = load(state, own.training, Path(own.folder) / "state.pt")
+    train(state, own.training, patches, own.steps - state.step, extra=_teaching(own), peers=peers)
 
 
 def _teaching(work: TrainWork) -> Extra | None:

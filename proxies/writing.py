@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 def whole(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to; on leaving it takes the place of `path`, on an error it is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{writer()}.part")
     try:
         yield temporary
         temporary.replace(path)
@@ -22,6 +24,27 @@ def whole(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a failed write says which disk only through the file
         raise
+
+
+def writer() -> str:
+    """A name for one act of writing, `4711@host@5f3a9c01`: on a shared disk writers of two hosts may have one pid.
+
+    The last part is chance, for containers may share even the name of their host.
+    """
+    return f"{os.getpid()}@{this_host()}@{secrets.token_hex(4)}"
+
+
+def is_left_behind(name: str) -> bool | None:
+    """Whether the writer in a temporary file's name (`.target.WRITER.part`) is gone; None where only its host knows."""
+    pid, _, host = name.split(".")[-2].partition("@")
+    if host and host.rpartition("@")[0] != this_host():
+        return None
+    return pid.isdigit() and not Path(f"/proc/{pid}").exists()
+
+
+def this_host() -> str:
+    """The name of this host, fit for file names, without dots."""
+    return socket.gethostname().replace(".", "_").replace("/", "_").replace("@", "_")
 
 
 def cache_folder() -> Path:

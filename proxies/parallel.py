@@ -1,0 +1,158 @@
+"""One training on several devices of a node: every step's batch is shared out, and the gradients are averaged.
+
+The task's own process is the first of the peers; it starts the others, each with a share of every batch and a copy of
+the network, and alone saves, measures and reports. The patches of a step are those of a training on one device, and so
+is the loss that is minimised; results differ by the rounding of the average, and where a network has batch norms, whose
+statistics are those of a share. Source: data parallelism as in Li et al. 2020, "PyTorch Distributed".
+"""
+
+import ctypes
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..spaces import InputError
+from .patches import Patches
+
+if TYPE_CHECKING:
+    from .work import TrainWork
+
+PATIENCE_S = 300.0  # so long a peer may keep the others waiting: at the beginning it reads images and starts a device
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Peers:
+    """This process among those that train together: number `rank` of `count`, from 0."""
+
+    rank: int
+    count: int
+
+    def share(self, lr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
+        """Its share of a batch `[N, ...]`: every `count`-th patch."""
+        return lr[self.rank :: self.count], hr[self.rank :: self.count]
+
+    def average(self, network: nn.Module, loss: float) -> float:
+        """Puts the mean over the peers in the place of each gradient; gives the mean of their losses."""
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        device = gradients[0].device
+        flat = torch.cat([torch.tensor([loss], device=device), *(g.flatten().float() for g in gradients)])
+        dist.all_reduce(flat)
+        flat /= self.count
+        at = 1
+        for gradient in gradients:
+            gradient.copy_(flat[at : at + gradient.numel()].view_as(gradient))
+            at += gradient.numel()
+        return float(flat[0])
+
+    def agree(self, stop: bool, device: torch.device) -> bool:
+        """Whether the first peer wants to stop: all of them end at the same step."""
+        said = torch.tensor([float(stop)], device=device)
+        dist.broadcast(said, 0)
+        return bool(said.item())
+
+
+def refuse_uneven(batch: int, count: int) -> None:
+    """InputError where a batch cannot be shared out evenly: the mean of the shares' means would not be its mean."""
+    if batch % count:
+        raise InputError(f"train.gpus: a batch of {batch} cannot be shared by {count} devices; train.batch must divide")
+
+
+@contextmanager
+def together(work: "TrainWork") -> Iterator[Peers | None]:
+    """The peers of a work that wants several devices, started here and ended with the block; None where it wants one.
+
+    RuntimeError from the training where a peer has died.
+    """
+    if work.gpus == 1:
+        yield None
+        return
+    refuse_uneven(work.training.batch, work.gpus)
+    with tempfile.TemporaryDirectory(prefix="paretosr-peers-") as place:
+        meeting = str(Path(place) / "meeting")
+        started = [_start(work, rank, meeting) for rank in range(1, work.gpus)]
+        try:
+            _join(0, work.gpus, meeting, work.device)
+            yield Peers(0, work.gpus)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            for process in started:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=5)
+                process.kill()
+                process.wait()
+
+
+def _start(work: "TrainWork", rank: int, meeting: str) -> subprocess.Popen[bytes]:
+    """Starts a peer; it is told what to do by its standard input."""
+    process = subprocess.Popen([sys.executable, "-m", "paretosr.proxies.parallel"], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(pickle.dumps((work, rank, meeting, os.getpid())))
+    process.stdin.close()
+    return process
+
+
+def _join(rank: int, count: int, meeting: str, device: str) -> None:
+    """Meets the other peers, over the loopback: they are of one node."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        backend, init_method=f"file://{meeting}", rank=rank, world_size=count, timeout=timedelta(seconds=PATIENCE_S)
+    )
+
+
+def device_of(device: str, rank: int) -> str:
+    """The device of a peer: `cuda:2` for the third of those that begin with `cuda:0`; a CPU is shared."""
+    kind, _, first = device.partition(":")
+    return device if kind == "cpu" else f"{kind}:{int(first or 0) + rank}"
+
+
+def _peer(train_share: Callable[..., None]) -> None:
+    """The life of a peer: trains its share from where the work stands, and ends with the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    work, rank, meeting, parent = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own parent
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    torch.set_num_threads(1)
+    device = device_of(work.device, rank)
+    _join(rank, work.gpus, meeting, device)
+    try:
+        train_share(work, device, Peers(rank, work.gpus))
+    finally:
+        dist.destroy_process_group()
+
+
+class SharedPatches:
+    """Patches of which each batch is one peer's share."""
+
+    def __init__(self, patches: Patches, peers: Peers) -> None:
+        self.patches, self.peers = patches, peers
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The peer's share of the batch of a step."""
+        return self.peers.share(*self.patches.batch(step))
+
+
+if __name__ == "__main__":
+    from paretosr.proxies.work import train_share
+
+    _peer(train_share)
