@@ -13,6 +13,7 @@ from rich.table import Table
 from ..analysis.simulation import Arm, Box, Line, compare
 from ..analysis.simulation_page import write_simulation_csv, write_simulation_page
 from ..search.halving import Rungs
+from ..search.nni_samplers import refuse_absent
 from ..search.recording import Recording, read_recording
 from ..search.samplers import SAMPLERS
 from ..search.settings import Budget, Settings
@@ -44,6 +45,7 @@ def run(
     for name in samplers:
         if name not in SAMPLERS:
             raise InputError(unknown("sampler", name, SAMPLERS))
+        refuse_absent(name)
     budget = trainings * recording.rungs[-1]
     settings = replace(settings, budget=Budget(10 * len(recording.networks), steps=budget))
     plan = arms_of(samplers, settings)

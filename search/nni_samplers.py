@@ -22,7 +22,7 @@ from .seen import Proposal, Seen
 
 SEES = 500  # a proposal's time grows with what a tuner is told; half of these are the latest, half the best
 EVEN = 0.05  # the part of the sum beside the maximum, as in ParEGO
-BROKE = 3.0  # what is told of a network that broke a limit: worse than any measured one
+CANDIDATES = 2  # that TPE draws for a gene, to keep the better; of its 24 the best of few options always is the same
 NEEDS = {"nni_tpe": "nni.algorithms.hpo.tpe_tuner", "nni_anneal": "nni.algorithms.hpo.hyperopt_tuner"}
 
 
@@ -32,43 +32,48 @@ def nni_tpe(space: Space, seen: Sequence[Seen], seed: int, directions: Sequence[
     Random until it is told of 20 networks.
     """
     with _quiet():
-        tuner = _module("nni_tpe").TpeTuner(optimize_mode="minimize", seed=seed)
+        tuner = _module("nni_tpe").TpeTuner("minimize", seed, {"n_ei_candidates": CANDIDATES})
         return _ask("nni_tpe", tuner, space, seen, seed)
 
 
 def nni_anneal(space: Space, seen: Sequence[Seen], seed: int, directions: Sequence[str]) -> Proposal:
     """Draws near one of the best, gene by gene, and nearer the more were seen. Source: hyperopt's anneal, by nni."""
     with _quiet():
-        tuner = _module("nni_anneal").HyperoptTuner("anneal", optimize_mode="minimize")
+        tuner = _module("nni_anneal").HyperoptTuner("anneal", "minimize")
         return _ask("nni_anneal", tuner, space, seen, seed)
 
 
 def one_number(points: NDArray[np.float64], random: Random) -> NDArray[np.float64]:
-    """Several objectives as one number, lower is better: `[N, D]` to `[N]`, from 0 to 1 + EVEN.
+    """Several objectives as one number, lower is better: `[N, D]` to `[N]`, 0 or more.
 
-    The augmented Chebyshev norm of the ranks in each objective, by weights drawn uniformly from all that add up to 1:
-    each proposal aims at another part of the front, and the union of what they find is the front. A front's layer as
-    the number would put its two far ends first, and these tuners, which look at each gene by itself, would mix them.
-    Ranks have no unit, and one training that collapsed does not squeeze all others together; a tuner only looks at the
-    order in any case. Source: Knowles 2006, "ParEGO", with ranks in place of values.
+    The augmented Chebyshev norm, by weights drawn uniformly from all that add up to 1: each proposal aims at another
+    part of the front, and the union of what they find is the front. The layer of the front as the number would put its
+    far ends first, which tuners that look at each gene by itself then mix. 0 is the best in an objective, 1 its median:
+    with the worst for 1, a training that collapsed squeezes all others together. (Hypervolume that TPE gained over
+    random draws, where one training in forty collapsed: 0.14 so, 0.06 with the worst, 0.13 with layers.) Source:
+    Knowles 2006, "ParEGO", which has the worst for 1.
     """
     drawn = np.array([random.expovariate(1) for _ in range(points.shape[1])])
-    ranks = np.stack([np.unique(column, return_inverse=True)[1] for column in points.T], axis=1)
-    weighted = drawn / drawn.sum() * ranks / np.maximum(ranks.max(axis=0), 1)
+    best = points.min(axis=0)
+    span = np.median(points, axis=0) - best
+    weighted = drawn / drawn.sum() * (points - best) / np.where(span > 0, span, 1)
     return weighted.max(axis=1) + EVEN * weighted.sum(axis=1)
 
 
 def told(space: Space, seen: Sequence[Seen], random: Random) -> list[dict[str, Any]]:
     """What a tuner is told, in the order of the record: genomes with their numbers, as nni's `import_data` takes them.
 
-    What broke a limit is told as worse than all that is measured, so that the tuner learns to keep away; what failed is
-    left out, as nni does itself, and so is what is on its way: other weights keep proposals of the same time apart.
+    What broke a limit is told as worse than all that is measured: TPE learns to keep away from it, and anneal never
+    starts there. What failed is left out, as nni does itself, and so is what is on its way: other weights keep
+    proposals of the same time apart.
     """
     measured = [i for i, s in enumerate(seen) if s.points is not None]
-    numbers = {i: BROKE for i, s in enumerate(seen) if s.points is None and s.state == "pruned"}
+    numbers: dict[int, float] = {}
     if measured:
         values = one_number(np.array([seen[i].points for i in measured], dtype=np.float64), random)
-        numbers |= dict(zip(measured, (1 + values).tolist(), strict=True))  # nni's anneal overlooks a 0
+        numbers = dict(zip(measured, (1 + values).tolist(), strict=True))  # nni's anneal overlooks a 0
+    worst = 1 + max(numbers.values(), default=0)
+    numbers |= {i: worst for i, s in enumerate(seen) if s.points is None and s.state == "pruned"}
     places = sorted(numbers)
     if len(places) > SEES:
         latest = places[-(SEES // 2) :]
@@ -120,8 +125,8 @@ def _module(sampler: str) -> Any:
         missing = (error.name or "").partition(".")[0]
         which = "nni, which" if missing == "nni" else f"nni's '{missing}', which"
         raise InputError(
-            f"search.sampler: '{sampler}' needs {which} is not installed: pip install 'paretosr[nni]', in an "
-            "environment of its own"
+            f"the sampler '{sampler}' needs {which} is not installed: pip install 'paretosr[nni]', in an environment "
+            "of its own"
         ) from None
     return module
 

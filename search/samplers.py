@@ -15,6 +15,7 @@ import numpy as np
 
 from ..spaces import Architecture, Space
 from .front import crowding, layers
+from .nni_samplers import nni_anneal, nni_tpe
 from .optuna_samplers import nsga2, tpe
 from .seen import Proposal, Seen
 
@@ -43,7 +44,7 @@ def evolution(space: Space, seen: Sequence[Seen], random: Random, start: Start, 
     opening = opened(space, seen, random, start)
     measured = [s for s in seen if s.points is not None]
     if opening is not None or not measured:
-        return opening or Proposal(space.sample(random), "start: random")
+        return opening or Proposal(space.sample(random), "start: random", guided=False)
     parents = population(measured)
     first, second = _tournament(parents, random), _tournament(parents, random)
     child, words = first.architecture, f"child of {first.number}"
@@ -63,15 +64,15 @@ def opened(space: Space, seen: Sequence[Seen], random: Random, start: Start) -> 
     tried = {s.architecture.hash for s in seen}
     for known in start.known:
         if known in space and known.hash not in tried:
-            return Proposal(known.canonical(), "start: published network")
+            return Proposal(known.canonical(), "start: published network", guided=False)
     alive = [s for s in seen if s.state != "pruned"]
     if len(alive) >= start.count:
         return None
     for block in space.blocks:
         tries = sum(s.types == {block.type} for s in seen)
         if tries < FORCED and not any(block.type in s.types for s in alive):
-            return Proposal(space.sample(random, only_type=block.type), f"start: all {block.type}")
-    return Proposal(space.sample(random), "start: random")
+            return Proposal(space.sample(random, only_type=block.type), f"start: all {block.type}", guided=False)
+    return Proposal(space.sample(random), "start: random", guided=False)
 
 
 def population(measured: Sequence[Seen]) -> list[Seen]:
@@ -111,4 +112,6 @@ SAMPLERS: Mapping[str, Sampler] = {
     "nsga2": _after_known(nsga2),
     "tpe": _after_known(tpe),
     "random": uniform,
+    "nni_tpe": _after_known(nni_tpe),
+    "nni_anneal": _after_known(nni_anneal),
 }

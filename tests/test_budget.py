@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sampling import EVERY_SAMPLER
 
 from paretosr.proxies import latency_methods as latency_room
 from paretosr.proxies.complexity import complexity
@@ -23,7 +24,7 @@ from paretosr.search.engine import Finished, Interrupted, Task
 from paretosr.search.first import FEWEST_STEPS, FITTED_SHARE, first_record, fitted_steps
 from paretosr.search.loop import FAILURES, HOPELESS, Exhausted, Search
 from paretosr.search.objectives import Limit
-from paretosr.search.samplers import SAMPLERS, Start
+from paretosr.search.samplers import Start
 from paretosr.search.settings import Budget, Settings
 from paretosr.search.study import Record
 from paretosr.spaces import BLOCKS, Architecture, Block, BlockChoices, Design, Space, published, published_architecture
@@ -167,7 +168,7 @@ def test_longer_trainings_and_foreign_networks_count_for_nothing(settings, recor
 # ---- a space has an end
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER)
 def test_no_network_is_tried_twice_and_a_small_space_is_tried_whole(settings, record_for, tmp_path, sampler):
     small = replace(settings, space=TINY, sampler=sampler, budget=Budget(100))
     record = record_for(small)
@@ -203,7 +204,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> int:
     return 30
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER)
 def test_limits_that_nothing_keeps_end_the_search_and_the_tightest_is_named(
     settings, record_for, tmp_path, impatient, sampler
 ):

@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 from recorded import RUNGS, SPACE, made
+from sampling import EVERY_SAMPLER
 
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.training import Training
@@ -12,7 +13,7 @@ from paretosr.proxies.work import Data, TimeWork, TrainWork
 from paretosr.search.engine import Task
 from paretosr.search.halving import Rungs
 from paretosr.search.recording import read_recording, write_recording
-from paretosr.search.samplers import SAMPLERS, Start
+from paretosr.search.samplers import Start
 from paretosr.search.settings import Budget, Settings
 from paretosr.search.simulator import Pool, Replay, simulate
 from paretosr.spaces import Architecture, Block, Design, InputError
@@ -36,7 +37,6 @@ SETTINGS = Settings(
     confirm_seeds=0,
     task_minutes=None,
 )
-GUESTLESS = [name for name in SAMPLERS if not name.startswith("nni_")]
 
 
 def training(name: str, until: int) -> Task:
@@ -105,7 +105,7 @@ def test_a_timing_is_replayed_with_its_interval():
 # ---- searches
 
 
-@pytest.mark.parametrize("sampler", GUESTLESS)
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER)
 @pytest.mark.parametrize("halving", [None, Rungs(3, 3), Rungs(4, 3), Rungs(3, 3, by=("psnr_db",))])
 def test_every_sampler_spends_its_budget_alike_twice(sampler, halving):
     wholes = 5 if halving else 8
@@ -161,7 +161,7 @@ def test_what_was_not_recorded_stands_for_its_nearest():
     assert {block.type for block in pool.sample(random, only_type="scpa").blocks} == {"scpa"}
 
 
-@pytest.mark.parametrize("sampler", GUESTLESS)
+@pytest.mark.parametrize("sampler", EVERY_SAMPLER)
 def test_a_part_can_be_searched_whole(sampler):
     part = made(count=15)
     whole = simulate(part, replace(SETTINGS, sampler=sampler, budget=Budget(10_000)), 4)
