@@ -16,20 +16,20 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..analysis.recording_card import card
 from ..proxies.complexity import complexity
 from ..proxies.work import TimeWork, TrainWork
-from ..proxies.writing import write_json
+from ..proxies.writing import write_json, write_text
 from ..search.candidate import Candidate
 from ..search.engine import Engine, RunFailed, Task, complete
 from ..search.first import first_record
-from ..search.recording import Measured, Recorded, Recording, write_recording
+from ..search.recording import Measured, Recorded, Recording, read_recording, write_recording
 from ..search.settings import Settings, training_seed, with_timing
 from ..spaces import Architecture, Design, InputError
 from .folder import RunFolder
-from .local_engine import LocalEngine
 from .recipe import Recipe
-from .recipe_file import read_recipe
-from .story import Stopped, say_notes, settings_of, signals, workers
+from .recipe_file import parse_recipe, read_recipe
+from .story import THIS_MACHINE, Stopped, say_notes, settings_of, signals
 from .summary import machine_facts, versions
 
 DRAWS = 100  # for each network still missing, before the space counts as exhausted
@@ -46,32 +46,46 @@ class Wanted:
 
 
 def record(
-    name: str, out: Path | None, overrides: Sequence[str], wanted: Wanted, *, time: bool, console: Console
+    name: str,
+    out: Path | None,
+    overrides: Sequence[str],
+    wanted: Wanted,
+    earlier: Path | None,
+    *,
+    time: bool,
+    console: Console,
 ) -> None:
     """Records networks of a recipe's space, or goes on with it; then writes the recording to `recording/`.
 
-    Raises InputError for what the user can mend, Stopped after a signal.
+    earlier: a recording by the same recipe whose trainings are taken over. Also after a signal what there is so far is
+    written. Raises InputError for what the user can mend, Stopped after a signal.
     """
     recipe = read_recipe(name, overrides)
     if recipe.space is None or recipe.search.halving is None:
         raise InputError(f"{name}: a recording needs a 'space', and 'search.halving' for its rungs")
     settings = settings_of(recipe)
+    known = read_recording(earlier) if earlier is not None else None
     say_notes(settings.data, console)
     folder = RunFolder(out or Path("out") / f"{Path(name).stem}-recording")
     with folder.lock():
         folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
-        with signals() as asked, LocalEngine(workers(recipe, settings), lambda: bool(asked)) as engine:
+        most, share = recipe.search.workers, recipe.train.gpu_share
+        with signals() as asked, THIS_MACHINE.engine(settings.device, most, share, None, lambda: bool(asked)) as engine:
             first = _first(folder, settings, engine) if not asked else {}
             recorder = Recorder(settings, folder.path, engine, wanted, first.get("steps", 0), console)
+            if earlier is not None and known is not None:
+                recorder.take_over(known, recipe, earlier)
             for stage in (recorder.train, *([recorder.time] if time else [])):
                 if not asked:
                     stage()
-        if asked:
-            raise Stopped(asked[0])
     path = folder.path / "recording"
     recording = recorder.recording(recipe, first)
-    write_recording(recording, path)
+    if recording.networks:
+        write_recording(recording, path)
+        write_text(path / "README.md", card(recording, Path(name).stem, folder.facts()["command"]))
     console.print(f"{len(recording.networks)} networks recorded in {path}", soft_wrap=True)
+    if asked:
+        raise Stopped(asked[0])
 
 
 def _first(folder: RunFolder, settings: Settings, engine: Engine) -> dict[str, Any]:
@@ -98,6 +112,21 @@ class Recorder:
     def folder(self, architecture: Architecture) -> Path:
         """Where the files of a network lie."""
         return self.path / "networks" / architecture.hash
+
+    def take_over(self, earlier: Recording, recipe: Recipe, path: Path) -> None:
+        """Takes the trainings of another recording for this one's; its timings are of its machine, and stay there."""
+        for part in ("space", "train", "data", "seed"):
+            there, here = (json_of(r, part) for r in (parse_recipe(earlier.facts["recipe"], str(path)), recipe))
+            if there != here:
+                raise InputError(f"{path}: was recorded by a recipe with another '{part}'")
+        if earlier.rungs != self.rungs:
+            raise InputError(f"{path}: was measured at other steps ({', '.join(map(str, earlier.rungs))})")
+        for network in earlier.networks.values():
+            for repeat, t in enumerate(network.trainings):
+                if not self._rungs_of(network.architecture, repeat):
+                    at = zip(self.rungs, t.psnr_db, t.train_s, strict=True)
+                    kept = [{"seed": t.seed, "steps": s, "psnr_db": p, "train_s": used} for s, p, used in at]
+                    write_json(self.folder(network.architecture) / f"training{repeat}.json", kept)
 
     # ---- training
 
@@ -180,7 +209,7 @@ class Recorder:
     # ---- the outcome
 
     def recording(self, recipe: Recipe, first: dict[str, Any]) -> Recording:
-        """All networks that are trained to the end and timed, in the order in which they were drawn."""
+        """All networks that are trained to the end, in the order in which they were drawn, timed or not yet."""
         known = json.loads((self.path / "first.json").read_text())
         facts = {"recipe": recipe.model_dump(mode="json", exclude_defaults=True), **known}
         reference_ms = first["reference"]["numbers"]["latency_ms"]
@@ -189,17 +218,22 @@ class Recorder:
             timing = self.folder(a) / "timing.json"
             trainings = [self._rungs_of(a, repeat) for repeat in range(self.wanted.seeds)]
             whole = [t for t in trainings if len(t) == len(self.rungs)]
-            if not timing.exists() or not whole:
+            if not whole:
                 continue
-            candidate = Candidate(0, Design(a), numbers=complexity(Design(a)).numbers())
-            numbers, intervals = with_timing(
-                candidate, json.loads(timing.read_text()), reference_ms, self.settings.reference[0]
-            )
+            numbers, intervals = complexity(Design(a)).numbers(), {}
+            if timing.exists():
+                said, candidate = json.loads(timing.read_text()), Candidate(0, Design(a), numbers=numbers)
+                numbers, intervals = with_timing(candidate, said, reference_ms, self.settings.reference[0])
             networks[a.hash] = Recorded(a, numbers, intervals, tuple(_measured(training) for training in whole))
         return Recording(self.rungs, networks, facts)
 
     def _bar(self, what: str, total: int) -> Any:
         return _Bar(what, total, self.console)
+
+
+def json_of(recipe: Recipe, part: str) -> Any:
+    """A part of a recipe as plain data."""
+    return recipe.model_dump(mode="json")[part]
 
 
 def _measured(training: list[dict[str, Any]]) -> Measured:
