@@ -153,6 +153,6 @@ class SharedPatches:
 
 
 if __name__ == "__main__":
-    from paretosr.proxies.work import train_share
+    from .work import train_share
 
     _peer(train_share)

@@ -16,9 +16,11 @@ from ..search.engine import RunFailed
 from ..search.loop import Exhausted
 from ..spaces import InputError
 from . import (
+    dashboard_command,
     inspection,
     network_commands,
     ntire_command,
+    proxies_command,
     pruning_command,
     recording_story,
     simulation_command,
@@ -26,6 +28,7 @@ from . import (
     systems_command,
     training_story,
 )
+from .folder import RunFolder
 from .recipe_file import read_recipe, recipe_names, recipe_schema
 
 app = typer.Typer(
@@ -45,6 +48,15 @@ Ray = Annotated[
     str | None,
     typer.Option("--ray", help="Work on a Ray cluster: auto (the one that runs here), local, HOST:PORT of its head."),
 ]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Keep a new run's record in this database: postgresql+psycopg://USER@HOST/DATABASE. The password comes "
+        "from PGPASSWORD or ~/.pgpass.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")]
 
 
@@ -55,9 +67,10 @@ def search(
     set_: Set = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew; an earlier run is moved aside.")] = False,
     ray: Ray = None,
+    storage: Storage = None,
 ) -> None:
     """Search for networks as a recipe says; on the folder of an earlier run, go on with it."""
-    story.search(recipe, out, set_ or [], fresh=fresh, console=console, ray=ray)
+    story.search(recipe, out, set_ or [], fresh=fresh, console=console, ray=ray, storage=storage)
 
 
 @app.command()
@@ -69,12 +82,14 @@ def train(
     out: Out = None,
     set_: Set = None,
     ray: Ray = None,
+    storage: Storage = None,
 ) -> None:
     """Train one network longer: a candidate of a run (recorded as its child), or the network of a recipe."""
     if Path(target).is_dir():
+        RunFolder(Path(target)).refuse_other_storage(storage)
         training_story.train_candidate(Path(target), candidate, recipe, set_ or [], seeds, console, ray)
     else:
-        training_story.train_network(target, out, set_ or [], seeds, console, ray)
+        training_story.train_network(target, out, set_ or [], seeds, console, ray, storage)
 
 
 @app.command()
@@ -92,15 +107,17 @@ def prune(
     out: Out = None,
     set_: Set = None,
     ray: Ray = None,
+    storage: Storage = None,
 ) -> None:
     """Cut trained networks: members of a run's front, or the one network of a recipe, which is trained first."""
     if Path(target).is_dir():
+        RunFolder(Path(target)).refuse_other_storage(storage)
         asked = pruning_command.Asked(tuple(candidate or ()), tuple(system or ()), recipe, plan, masks)
         pruning_command.prune_run(Path(target), asked, set_ or [], console, ray)
     elif candidate or system or recipe or plan or masks:
         raise InputError(f"{target}: is not the folder of a run; --candidate, --system, --recipe, --plan need one")
     else:
-        pruning_command.prune_network(target, out, set_ or [], console, ray)
+        pruning_command.prune_network(target, out, set_ or [], console, ray, storage)
 
 
 @app.command()
@@ -138,6 +155,16 @@ def export(
 def status(run: Run, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Show what a run is doing, also while it is."""
     inspection.status(run, as_json, console)
+
+
+@app.command()
+def dashboard(
+    run: Run,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any that is free.")] = 8080,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+) -> None:
+    """Open optuna-dashboard on a copy of a run's record, also while it is driven."""
+    dashboard_command.dashboard(run, host, port, console)
 
 
 @app.command()
@@ -201,13 +228,28 @@ def record(
     networks: Annotated[int, typer.Option(min=1, help="Record so many networks, or all that the space holds.")] = 400,
     repeated: Annotated[int, typer.Option(min=0, help="Train so many of them with further seeds.")] = 30,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of these, in all.")] = 3,
+    earlier: Annotated[
+        Path | None, typer.Option("--from", help="A recording by the same recipe, whose trainings are taken over.")
+    ] = None,
     time: Annotated[bool, typer.Option("--time/--no-time", help="Time them when they are trained.")] = True,
     out: Out = None,
     set_: Set = None,
 ) -> None:
     """Train and time many networks of a space, rung by rung, to replay them in simulated time."""
     wanted = recording_story.Wanted(networks, repeated, seeds)
-    recording_story.record(recipe, out, set_ or [], wanted, time=time, console=console)
+    recording_story.record(recipe, out, set_ or [], wanted, earlier, time=time, console=console)
+
+
+@app.command()
+def proxies(
+    source: Annotated[Path, typer.Argument(help="The folder of a run, or a recording.")],
+    score: Annotated[list[str] | None, typer.Option(help="Only these scores (repeatable); default all.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default one a core.")] = None,
+    predict: Annotated[bool, typer.Option("--predict/--no-predict", help="Cross-validate the predictors too.")] = True,
+    out: Out = None,
+) -> None:
+    """Say how well zero-cost scores, counts and early PSNR order trained networks; cross-validate predictors."""
+    proxies_command.run(source, score, workers, predict, out, console)
 
 
 @app.command()

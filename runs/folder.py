@@ -1,11 +1,12 @@
 """The folder of a run: where its files lie, who may write there, and what happens to a folder that is there already.
 
-run.json          the recipe as it was understood, its name, the command; written first, once
-study.db          the record (Optuna, SQLite)
+run.json          the recipe as it was understood, its name, the command, the database; written first, once
+study.db          the record (Optuna, SQLite), unless that is kept in a database elsewhere
 lock              who drives the run: host, pid, time; held by flock, which dies with the process
 status.json       what the run is doing, renewed after each event
 candidates/00012/ training.json, timing.json, model.safetensors; state.pt while it is being trained
 pruning/00012-.../ cut.safetensors, the weights just cut; cutting.pt while it is being cut
+tensorboard/00012/ curves, where the recipe asks for them
 candidates.csv, report.html, winner/
 """
 
@@ -13,20 +14,33 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..proxies.writing import write_json
+from ..proxies.writing import is_left_behind, write_json
+from ..search.study import STUDY_NAME
 from ..spaces import InputError
 from .recipe import Recipe
 from .recipe_file import differences, parse_recipe
 
+FORGOTTEN_S = 3600.0  # so old is what a writer on another host has left behind; nobody here can see whether it lives
 HARMLESS = re.compile(r"lock|\..*\.part")  # what may lie in a folder that is not yet a run: one that died very young
+SQLITE = "sqlite:///"  # what a URL of a SQLite file begins with
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a record is kept: a database, as SQLAlchemy wants its URL, and the study's name in it."""
+
+    url: str
+    study: str
 
 
 class RunFolder:
@@ -40,7 +54,18 @@ class RunFolder:
         """The study's database, as SQLAlchemy wants it; InputError for a path that a URL cannot hold."""
         if "?" in str(self.path.resolve()):
             raise InputError(f"{self.path}: the path of a run must not hold a '?'")
-        return f"sqlite:///{self.path.resolve() / 'study.db'}"
+        return f"{SQLITE}{self.path.resolve() / 'study.db'}"
+
+    def storage(self) -> Storage:
+        """Where the record of the run is kept, as it was said when the run began."""
+        facts = self.facts()
+        return Storage(facts["storage"], facts["study"]) if "storage" in facts else Storage(self.url, STUDY_NAME)
+
+    def refuse_other_storage(self, url: str | None) -> None:
+        """InputError where `--storage` names another database than that of the run that is here."""
+        kept = self.storage().url
+        if url not in (None, kept):
+            raise InputError(f"{self.path}: its record is kept in {kept}, and a run does not move; leave --storage out")
 
     def candidate(self, number: int) -> Path:
         """Where the files of a candidate lie."""
@@ -67,22 +92,19 @@ class RunFolder:
         return parse_recipe(self.facts()["recipe"], str(self.path / "run.json"))
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps every other driver out; InputError names the one that is there, or what else is in the way."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._refuse_foreign()
-            file = (self.path / "lock").open("a+")
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise InputError(f"{self.path}: cannot be the folder of a run: {error.strerror}") from None
-        with file:
-            if not _locked(file, fcntl.LOCK_EX, attempts=3):
-                file.seek(0)
-                raise InputError(f"{self.path}: is being driven by {_owner(file)}; wait for it, or stop it first")
-            file.truncate(0)
-            file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-            file.flush()
-            yield
+    def lock(self) -> Iterator[ExitStack]:
+        """Keeps every other driver out; InputError names the one that is there, or what else is in the way.
+
+        What is entered into the stack that it gives is left before the folder is free again.
+        """
+        with ExitStack() as held:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._refuse_foreign()
+                held.enter_context(only_driver(self.path / "lock", self.path))
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise InputError(f"{self.path}: cannot be the folder of a run: {error.strerror}") from None
+            yield held
 
     def driver(self) -> str | None:
         """Who drives the run now ("pid 4711 on host since ..."), None where nobody does."""
@@ -99,10 +121,11 @@ class RunFolder:
             if foreign:
                 raise InputError(f"{self.path}: holds other files ({foreign[0]}, ...); choose an empty --out")
 
-    def begin(self, recipe: Recipe, name: str, command: str) -> None:
+    def begin(self, recipe: Recipe, name: str, command: str, storage: str | None = None) -> None:
         """Makes the folder that of a run with this recipe; InputError where it is something else already.
 
-        A run that only goes on further (more candidates, minutes, ...) keeps its name and command.
+        A run that only goes on further (more candidates, minutes, ...) keeps its name and command. storage: the URL of
+        a database to keep the record in; among the studies there it gets a name that no other run has.
         """
         self._sweep()
         if (self.path / "run.json").exists():
@@ -113,15 +136,18 @@ class RunFolder:
                     f"{self.path}: was made by another recipe: {changed[0]}{more}; "
                     "choose another --out, or (for a search) --fresh"
                 )
+            self.refuse_other_storage(storage)
             write_json(self.path / "run.json", {**self.facts(), "recipe": recipe.model_dump(mode="json")})
             return
         self._refuse_foreign()
+        study = f"{self.path.resolve().name}-{secrets.token_hex(4)}"
         write_json(
             self.path / "run.json",
             {
                 "name": name,
                 "command": command,
                 "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+                **({"storage": storage, "study": study} if storage else {}),
                 "recipe": recipe.model_dump(mode="json"),
             },
         )
@@ -129,9 +155,10 @@ class RunFolder:
     def _sweep(self) -> None:
         """Takes away what writers left under temporary names when they were killed."""
         for file in [*self.path.rglob(".*.part"), *self.path.rglob(".*.old")]:
-            pid = file.name.split(".")[-2]
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-                shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # its writer lives on another host, and has just renamed it
+                gone = is_left_behind(file.name)
+                if gone or (gone is None and time.time() - file.stat().st_mtime > FORGOTTEN_S):
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def move_aside(self) -> Path | None:
         """Renames the folder of an earlier run to a name of its own; never deletes. None where there was none."""
@@ -145,6 +172,19 @@ class RunFolder:
                     whole_path.rename(aside)
                     return aside
         raise InputError(f"{self.path}: found no free name to move it to")
+
+
+@contextmanager
+def only_driver(lock: Path, what: object) -> Iterator[None]:
+    """Holds a lock file, which names this process; InputError says who drives `what` where another holds it."""
+    with lock.open("a+") as file:
+        if not _locked(file, fcntl.LOCK_EX, attempts=3):
+            file.seek(0)
+            raise InputError(f"{what}: is being driven by {_owner(file)}; wait for it, or stop it first")
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+        yield
 
 
 def _locked(file: TextIO, kind: int, attempts: int = 1) -> bool:

@@ -3,11 +3,9 @@
 import json
 import os
 import shutil
-import sqlite3
 import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from ..spaces import InputError
 from .folder import RunFolder
 from .recipe import Recipe
 from .status import words_of
+from .storage import read
 from .summary import judged, summary_of, versions
 from .winner import chosen, export_candidate
 
@@ -32,23 +31,18 @@ ROOM_GB = 2.0  # a run and a cache of decoded images want at least this much
 
 
 def read_run(path: Path) -> tuple[RunFolder, Recipe, Record]:
-    """A run as it stands, to read. A copy of its record is opened: an open reader would make its driver fail."""
+    """A run as it stands, to read, whoever drives it meanwhile; of its record what has been read by then."""
+    with open_run(path) as run:
+        return run
+
+
+@contextmanager
+def open_run(path: Path) -> Iterator[tuple[RunFolder, Recipe, Record]]:
+    """The same, with its record still open."""
     folder = RunFolder(path)
     recipe = folder.recipe()
-    database = folder.path / "study.db"
-    if not database.exists():
-        raise InputError(f"{path}: has no record yet (study.db)")
-    with tempfile.TemporaryDirectory(prefix="paretosr-") as place:
-        copy = Path(place) / "study.db"
-        try:
-            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
-                source.backup(target)
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{database}: is not the record of a run: {error}") from None
-        objectives = recipe.objectives if recipe.has_front else ["psnr_db"]
-        record = Record(f"sqlite:///{copy}", objectives, recipe.make_space())
-        record.close()  # what it has read it keeps
-    return folder, recipe, record
+    with read(folder, recipe.objectives if recipe.has_front else ["psnr_db"], recipe.make_space()) as record:
+        yield folder, recipe, record
 
 
 def report(path: Path, console: Console) -> None:

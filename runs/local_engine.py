@@ -1,6 +1,7 @@
 """The engine of one machine: worker processes, one task each at a time.
 
 An exclusive task (a timing) has the machine for itself: the workers are suspended while it runs, and go on after it.
+A training that ran out of memory is tried once more when no other runs, and no idle worker keeps any.
 A worker dies with the driver, even when the driver is killed, so that no orphan trains on.
 """
 
@@ -20,10 +21,8 @@ from typing import Any
 
 import torch
 
-from ..proxies.training import TrainingFailed
-from ..proxies.writing import is_full_disk
 from ..search.engine import Finished, Task
-from ..spaces import InputError
+from .outcome import DONE, FULL_DISK, NO_MEMORY, alone_in_vain, once_more_alone, outcome_of
 
 FAREWELL_S = 3.0  # so long a waiting worker may take to end by itself
 GRACE_S = 7.0  # a stopping worker may take this long to end its step and save
@@ -43,31 +42,9 @@ def serve(connection: Connection, stop: Any, driver: int) -> None:
     while True:
         try:
             task: Task = connection.recv()
-            connection.send(_outcome(task, connection, stop))
+            connection.send(outcome_of(task.work, lambda said: connection.send(("progress", said)), lambda: stop.value))
         except (EOFError, OSError):  # the driver is gone, and so will be this process in a moment
             return
-
-
-def _outcome(task: Task, connection: Connection, stop: Any) -> tuple[str, Any]:
-    """("done", numbers), ("failed", reason) or ("disk full", folder).
-
-    Whatever a network does wrong is its own failure; a full disk is everybody's, and no candidate is blamed for it.
-    """
-    try:
-        return "done", task.work.perform(lambda said: connection.send(("progress", said)), lambda: stop.value)
-    except Exception as error:  # noqa: BLE001  a candidate's failure must not end the run, whatever it is
-        if is_full_disk(error):
-            return "disk full", getattr(error, "filename", None)
-        return "failed", _reason(error)
-
-
-def _reason(error: Exception) -> str:
-    """Why the work failed, in one line."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in str(error):
-        return "out of memory"
-    lines = str(error).strip().splitlines() or [""]
-    expected = isinstance(error, TrainingFailed | InputError)
-    return lines[0] if expected else f"{type(error).__name__}: {lines[0]}"
 
 
 @dataclass
@@ -173,15 +150,28 @@ class LocalEngine:
         """Gives queued tasks to idle workers; an exclusive one first suspends all others."""
         while self._queue and self._exclusive() is None:
             exclusive = next((task for task in self._queue if task.work.exclusive), None)
-            if exclusive is None and len(self._busy()) >= self.slots:
-                return
             if exclusive is not None and not all(worker.ready for worker in self._busy()):
                 return
             task = exclusive or self._queue[0]
+            if (exclusive is None or task.alone) and not self._has_room(task):
+                return
+            if task.alone:
+                self._dismiss_idle()
             self._queue.remove(task)
             worker = self._hand_over(task)
             if exclusive is not None:
                 self._suspend(all_but=worker)
+
+    def _has_room(self, task: Task) -> bool:
+        """Whether another training may begin: there is a slot, and nobody asks to be alone."""
+        busy = self._busy()
+        alone = task.alone or any(worker.task and worker.task.alone for worker in busy)
+        return not busy if alone else len(busy) < self.slots
+
+    def _dismiss_idle(self) -> None:
+        """Ends the workers that wait: what they keep of a GPU's memory is wanted now."""
+        for worker in [worker for worker in self._workers if worker.task is None]:
+            self._bury(worker, "")
 
     def _hand_over(self, task: Task) -> Worker:
         """Sends the task to an idle worker; one that has died in its sleep is replaced."""
@@ -240,7 +230,7 @@ class LocalEngine:
                         break
                     said = worker.connection.recv()
                 except (EOFError, OSError):
-                    self._bury(worker, "" if self._stopping else _cause_of_death(worker))
+                    self._mourn(worker)
                     break
                 self._take(worker, *said)
 
@@ -254,11 +244,24 @@ class LocalEngine:
             return
         task, worker.task = worker.task, None
         self._forget(task)
-        if kind == "disk full":
+        if kind == FULL_DISK:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), content)
-        self._ready.append(Finished(task, content) if kind == "done" else Finished(task, failure=content))
+        if kind == NO_MEMORY:
+            self._again_or_fail(task, content)
+        else:
+            self._ready.append(Finished(task, content) if kind == DONE else Finished(task, failure=content))
         if task.work.exclusive:
             self._resume()
+
+    def _again_or_fail(self, task: Task, why: str) -> None:
+        """Of a task that ran out of memory, or was killed, perhaps for that: once more alone, next of all."""
+        again = once_more_alone(task)
+        if again is None:
+            self._ready.append(Finished(task, failure=alone_in_vain(task, why)))
+        elif self._stopping:
+            self._ready.append(Finished(task))
+        else:
+            self._queue.appendleft(again)
 
     def _forget(self, task: Task) -> None:
         self.progress = {name: said for name, said in self.progress.items() if name != task.name}
@@ -277,6 +280,19 @@ class LocalEngine:
                 self._bury(worker, f"took longer than {task.minutes:g} minutes")
             elif self._stop_by is not None and now > self._stop_by:
                 self._bury(worker, "")
+
+    def _mourn(self, worker: Worker) -> None:
+        """Of a worker that died by itself: a SIGKILL is what the system does to those that take too much memory."""
+        cause, task = _cause_of_death(worker), worker.task
+        if task is None or self._stopping or signal.SIGKILL.name not in cause:
+            self._bury(worker, "" if self._stopping else cause)
+            return
+        worker.task = None
+        self._bury(worker, "")
+        self._forget(task)
+        self._again_or_fail(task, cause)
+        if task.work.exclusive:
+            self._resume()
 
     def _bury(self, worker: Worker, reason: str) -> None:
         """Ends a worker and its task: failed for the reason, or merely unfinished where there is none."""

@@ -19,7 +19,9 @@ from .pruning_wanted import is_whole, parents_of, refuse_unreachable
 from .recipe import Recipe
 from .recipe_file import changed, read_recipe
 from .recipe_pruning import PruningPart
+from .storage import driven
 from .winner import chosen
+from .workplace import Workplace, workplace
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,29 @@ class Asked:
     masks: Path | None = None
 
 
-def prune_network(name: str, out: Path | None, overrides: Sequence[str], console: Console) -> None:
+def prune_network(
+    name: str,
+    out: Path | None,
+    overrides: Sequence[str],
+    console: Console,
+    ray: str | None = None,
+    storage: str | None = None,
+) -> None:
     """Trains the one network of a recipe and prunes it, or goes on with that."""
     recipe = read_recipe(name, overrides)
     if recipe.pruning is None:
         raise InputError(f"{name}: has no 'pruning'; give it one, or prune the folder of a run")
-    story.search(name, out, overrides, fresh=False, console=console)
+    story.search(name, out, overrides, fresh=False, console=console, ray=ray, storage=storage)
 
 
-def prune_run(path: Path, asked: Asked, overrides: Sequence[str], console: Console) -> None:
+def prune_run(path: Path, asked: Asked, overrides: Sequence[str], console: Console, ray: str | None = None) -> None:
     """Adds to a run the children of some of its candidates, and confirms its front anew."""
-    folder = RunFolder(path)
+    with workplace(ray, console.print) as place:
+        _prune_run(RunFolder(place.path(path)), asked, overrides, console, place)
+
+
+def _prune_run(folder: RunFolder, asked: Asked, overrides: Sequence[str], console: Console, place: Workplace) -> None:
+    path = folder.path
     recipe = folder.recipe()
     if not recipe.has_front:
         raise InputError(f"{path}: was not made by a search; prune a recipe with 'network' and 'pruning' instead")
@@ -51,12 +65,13 @@ def prune_run(path: Path, asked: Asked, overrides: Sequence[str], console: Conso
     for name in asked.systems:
         if name not in BUILDABLE:
             raise InputError(unknown("system", name, BUILDABLE))
-    settings = story.settings_of(recipe)
+    settings = story.settings_of(recipe, place)
     story.say_notes(settings.data, console)
-    with folder.lock():
-        record = Record(folder.url, recipe.objectives, settings.space)
+    story.check_place(place, folder, recipe, settings, timed=story.times_to_prune(part))
+    with folder.lock() as held:
+        record = held.enter_context(driven(folder, recipe.objectives, settings.space))
         story.refuse_other_images(folder, settings, record)
-        story.refuse_other_device(folder, settings, record)
+        story.refuse_other_device(folder, settings, record, place)
         if record.attribute("first") is None:
             raise InputError(f"{path}: has nothing to prune yet; let the search begin first")
         parents = chosen_parents(folder, record, asked)
@@ -77,7 +92,7 @@ def prune_run(path: Path, asked: Asked, overrides: Sequence[str], console: Conso
         known = record.attribute("pruning") or []
         if request not in known:
             record.set_attribute("pruning", [*known, request])
-        story.carry_on(folder, recipe, settings, record, console)
+        story.carry_on(folder, recipe, settings, record, console, place)
 
 
 def part_of(path: Path, recipe: Recipe, asked: Asked, overrides: Sequence[str]) -> PruningPart:

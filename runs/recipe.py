@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from ..proxies.bicubic import BORDERS
 from ..proxies.latency import EXECUTIONS, LAYOUTS, PRECISIONS, PROTOCOLS, UNUSED, Protocol
 from ..proxies.losses import LOSSES
+from ..proxies.predictors import PSNR_MODELS
 from ..proxies.training import SCHEDULES
 from ..search.objectives import OBJECTIVES, Limit
 from ..search.samplers import SAMPLERS
@@ -121,11 +122,22 @@ class HalvingPart(Part):
     """One of so many is trained on, and so many times as long: of 3 rungs the first is a ninth of the whole."""
 
 
+class PrefilterPart(Part):
+    """Predictors choose which of several proposals is evaluated. What is recorded is measured, always."""
+
+    proposals: Annotated[int, Field(ge=2, le=100)] = 8
+    """Among so many."""
+    model: Annotated[str, OneOf("predictor", PSNR_MODELS)] = "extra_trees"
+    """What predicts PSNR, from the genome and the length of the training."""
+
+
 class SearchPart(Part):
     """How to search, and for how long: `candidates`, `minutes` and `steps` end it, whichever comes first."""
 
     sampler: Annotated[str, OneOf("sampler", SAMPLERS)] = "evolution"
-    """Who proposes: `evolution` (mutates and crosses networks block by block), `nsga2`, `tpe`, or `random`."""
+    """Who proposes: `evolution` (mutates and crosses networks block by block), `nsga2`, `tpe`, or `random`. With the
+    extra `nni` also two of nni's tuners, `nni_tpe` and `nni_anneal`, which know one number: each proposal weighs the
+    objectives anew. nni's Evolution cannot be told what others proposed, so a search could not go on with it."""
     candidates: Positive = 100
     """Networks to train, with `halving` to whatever rung. Those that break a limit before their training do not
     count."""
@@ -136,7 +148,8 @@ class SearchPart(Part):
     at_least: Annotated[int, Field(ge=0)] = 0
     """Networks that are trained even where `minutes` are over before."""
     workers: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Trainings at a time. By default one for each core of a CPU, and one on a GPU."""
+    """Trainings at a time. By default one for each core of a CPU, and one for each share of a GPU (`train.gpu_share`).
+    With `--ray` it counts over the whole cluster, and more than that holds is refused."""
     start: Positive = 24
     """Networks drawn at random, after those of `seeded_with`, before `evolution` begins; every block type comes up."""
     seeded_with: Annotated[list[System], ONCE] = []
@@ -147,6 +160,8 @@ class SearchPart(Part):
     halving: HalvingPart | None = None
     """Trains in rungs: of all networks measured at a rung, those with the fewest dominators in the objectives, PSNR so
     far among them, are trained on. Only networks trained to the end stand on the front. Without it all of them are."""
+    prefilter: PrefilterPart | None = None
+    """Lets predictors, which learn from the candidates so far, choose which of several proposals is evaluated."""
     task_minutes: Above0 | None = None
     """A single training or timing that takes longer has failed."""
 
@@ -176,6 +191,11 @@ class TrainPart(Part):
     grow_at: list[Annotated[float, Field(gt=0, lt=1, title="a share of the steps, above 0 and below 1")]] = []
     """Shares of the steps at which a network whose kernels grow while it trains gets more of them, like [0.25, 0.5].
     That is uestc_medialab; all others are refused."""
+    gpu_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """How much of a GPU one training takes: with 0.25 four of them share one. Its memory is divided by nothing but
+    their sizes; what finds too little is tried once more on a whole GPU."""
+    gpus: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs of one node that share each batch of a full training (`paretosr train`). A network of a search has one."""
 
 
 class LatencyPart(Part):
@@ -211,6 +231,9 @@ class LatencyPart(Part):
     """For `steady`: rounds at most. An interval that is too wide even then is marked in the report."""
     interval: Above0 = 0.05
     """The widest 95 % interval that is accepted, as a share of the ratio to the reference."""
+    device_kind: Annotated[str, Field(min_length=1, title="a device's name, or a part of it")] | None = None
+    """The kind of GPU (or CPU, where `device` is cpu) to time on, by its name as `paretosr doctor` shows it, or a part
+    of that, like H100. A cluster with several kinds needs it: figures of two kinds do not compare."""
 
     @model_validator(mode="before")
     @classmethod
@@ -235,6 +258,8 @@ class ReportPart(Part):
 
     title: str = ""
     """Its title; by default the recipe's name."""
+    tensorboard: bool = False
+    """Writes curves for TensorBoard, into `tensorboard/` of the run's folder; wants the extra `[tensorboard]`."""
 
 
 class Recipe(Part):
@@ -306,6 +331,6 @@ class Recipe(Part):
 
     def make_protocol(self) -> Protocol:
         """The timing protocol."""
-        fields = self.latency.model_dump()
+        fields = self.latency.model_dump(exclude={"device_kind"})
         name = fields.pop("protocol")
         return Protocol(name=name, **{key: value for key, value in fields.items() if key not in UNUSED[name]})

@@ -39,6 +39,8 @@ def check_device(recipe: "Recipe", device: str) -> None:
         raise InputError(f"latency.execution: 'graph' replays a CUDA graph, and {why}; take eager or compiled")
     if recipe.latency.precision == "tf32":
         raise InputError(f"latency.precision: 'tf32' exists on GPUs only, and {why}; take fp32")
+    if recipe.train.gpus > 1:
+        raise InputError(f"train.gpus: {recipe.train.gpus} GPUs are to share a training, and {why}")
     for where, name in _numbers_used(recipe):
         if name == "memory_mb":
             raise InputError(f"{where}: 'memory_mb' is measured on GPUs only, and {why}")
@@ -145,6 +147,14 @@ def _halving(recipe: "Recipe") -> None:
             f"search.halving: of {halving.rungs} rungs with eta {halving.eta} the first would be shorter than one step "
             f"(train.steps: {recipe.train.steps})"
         )
+
+
+def _gpus(recipe: "Recipe") -> None:
+    train = recipe.train
+    if train.gpus > 1 and train.batch % train.gpus:
+        raise InputError(f"train.gpus: a batch of {train.batch} (train.batch) cannot be shared evenly by {train.gpus}")
+    if train.gpus > 1 and train.gpu_share < 1:
+        raise InputError("train.gpus: several whole GPUs, beside train.gpu_share, a part of one")
 
 
 def _budget(recipe: "Recipe") -> None:
@@ -266,6 +276,7 @@ CHECKS: tuple[Callable[["Recipe"], None], ...] = (
     _seeds,
     _budget,
     _halving,
+    _gpus,
     _milestones,
     _loss,
     _timing,

@@ -23,32 +23,37 @@ from ..analysis.export import is_exported
 from ..analysis.picture import write_front_svg
 from ..analysis.report import write_report
 from ..analysis.table import candidate_table, write_csv
-from ..proxies.device import find_device
 from ..proxies.training import Training
 from ..proxies.work import Data
 from ..search.candidate import TRAINED_ALIKE
-from ..search.engine import Interrupted
+from ..search.engine import Engine, Interrupted
 from ..search.first import first_record
 from ..search.halving import Rungs
 from ..search.loop import Exhausted, Search
+from ..search.nni_samplers import refuse_absent
 from ..search.objectives import OBJECTIVES
+from ..search.prefilter import Prefilter
 from ..search.samplers import Start
 from ..search.settings import Budget, Settings
 from ..search.study import Record
 from ..search.verdict import Verdict, confirm
 from ..spaces import InputError, published, published_architecture
+from .curves import curves_of, refuse_without_tensorboard
 from .folder import RunFolder
-from .local_engine import LocalEngine
 from .pruning_story import Pruner
 from .pruning_wanted import asked_for, refuse_unreachable_of
 from .recipe import Recipe
 from .recipe_checks import check_device
 from .recipe_file import network_of, read_recipe
+from .recipe_pruning import PruningPart
 from .status import Watch
-from .summary import front_rows, judged, machine_facts, summary_of, versions
+from .storage import driven, usable
+from .summary import front_rows, judged, summary_of, versions
 from .winner import export_candidate
+from .workplace import ThisMachine, Workplace, workplace
 
 TICK_S = 5.0
+THIS_MACHINE = ThisMachine()
 
 
 class Stopped(Exception):
@@ -59,30 +64,62 @@ class Stopped(Exception):
         self.exit_code = 128 + signal_number
 
 
-def search(name: str, out: Path | None, overrides: Sequence[str], *, fresh: bool, console: Console) -> None:
-    """Runs a recipe's search to its end, or on from where it was stopped.
+def search(
+    name: str,
+    out: Path | None,
+    overrides: Sequence[str],
+    *,
+    fresh: bool,
+    console: Console,
+    ray: str | None = None,
+    storage: str | None = None,
+) -> None:
+    """Runs a recipe's search to its end, or on from where it was stopped; on a Ray cluster where `ray` names one.
 
+    storage: the URL of a database for the record of a new run, in place of a file in its folder.
     Raises InputError for what the user can mend, Stopped after a signal, Exhausted where the search cannot go on.
     """
     recipe = read_recipe(name, overrides)
     if not recipe.has_front:
         raise InputError(f"{name}: has no 'space' to search")
-    settings = settings_of(recipe)
-    refuse_unreachable_of(recipe)
-    say_notes(settings.data, console)
-    folder = RunFolder(out or Path("out") / Path(name).stem)
-    aside = folder.move_aside() if fresh else None
-    if aside:
-        console.print(f"The earlier run now lies in {aside}", soft_wrap=True)
-    with folder.lock():
-        folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
-        carry_on(folder, recipe, settings, Record(folder.url, recipe.objectives, settings.space), console)
+    storage = usable(storage)
+    refuse_without_tensorboard(recipe)
+    if recipe.space is not None:
+        refuse_absent(recipe.search.sampler)
+    with workplace(ray, console.print) as place:
+        settings = settings_of(recipe, place)
+        refuse_unreachable_of(recipe)
+        say_notes(settings.data, console)
+        folder = RunFolder(place.path(out or Path("out") / Path(name).stem))
+        check_place(place, folder, recipe, settings)
+        aside = folder.move_aside() if fresh else None
+        if aside:
+            console.print(f"The earlier run now lies in {aside}", soft_wrap=True)
+        with folder.lock() as held:
+            folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]), storage)
+            record = held.enter_context(driven(folder, recipe.objectives, settings.space))
+            carry_on(folder, recipe, settings, record, console, place)
 
 
-def carry_on(folder: RunFolder, recipe: Recipe, settings: Settings, record: Record, console: Console) -> None:
+def check_place(
+    place: Workplace, folder: RunFolder, recipe: Recipe, settings: Settings, *, timed: bool = False
+) -> None:
+    """InputError where some worker could not do its part of the run; timed: also where no objective wants it."""
+    timed = timed or settings.needs("timed") or times_to_prune(recipe.pruning)
+    place.check(folder.path, settings.data, settings.device, recipe.latency.device_kind, timed=timed)
+
+
+def times_to_prune(part: PruningPart | None) -> bool:
+    """Whether some budget is one on latency."""
+    return part is not None and any("latency_ratio" in budget for budget in part.budgets)
+
+
+def carry_on(
+    folder: RunFolder, recipe: Recipe, settings: Settings, record: Record, console: Console, place: Workplace
+) -> None:
     """Does what is left of a run whose folder is locked, and concludes it."""
     refuse_other_images(folder, settings, record)
-    refuse_other_device(folder, settings, record)
+    refuse_other_device(folder, settings, record, place)
     if record.attribute("finished"):
         console.print(f"{folder.path} holds a finished run; nothing in it is done twice.")
     known = {name for name, _ in settings.beside}
@@ -91,11 +128,13 @@ def carry_on(folder: RunFolder, recipe: Recipe, settings: Settings, record: Reco
     ended = None
     with (
         signals() as asked,
-        LocalEngine(workers(recipe, settings), lambda: bool(asked)) as engine,
+        place.engine(
+            settings.device, recipe.search.workers, recipe.train.gpu_share, None, lambda: bool(asked)
+        ) as engine,
         Watch(folder, recipe, record, engine, console) as watch,
     ):
         try:
-            ended = drive(settings, record, engine, folder, watch, recipe)
+            ended = drive(settings, record, engine, folder, watch, recipe, place)
         except Interrupted:
             watch.enter("stopped")
         if asked:  # also where all was done by then: the report would take longer than a signal allows
@@ -126,10 +165,13 @@ def refuse_other_images(folder: RunFolder, settings: Settings, record: Record) -
         )
 
 
-def refuse_other_device(folder: RunFolder, settings: Settings, record: Record) -> None:
+def refuse_other_device(folder: RunFolder, settings: Settings, record: Record, place: Workplace = THIS_MACHINE) -> None:
     """InputError where the run would go on on another device: latencies of two devices are never put on one axis."""
-    began, here = record.attribute("machine") or {}, machine_facts(settings.device)
+    began, found = record.attribute("machine") or {}, place.facts(settings.device)
     parts = ("device", "gpu", "cpu") if settings.needs("timed") else ("device", "gpu")
+    if any(all(began.get(part) == facts.get(part) for part in parts) for facts in found):
+        return
+    here = found[0]
     for part in parts:
         if began and began.get(part) != here.get(part):
             raise InputError(
@@ -139,19 +181,26 @@ def refuse_other_device(folder: RunFolder, settings: Settings, record: Record) -
 
 
 def drive(
-    settings: Settings, record: Record, engine: LocalEngine, folder: RunFolder, watch: Watch, recipe: Recipe
+    settings: Settings,
+    record: Record,
+    engine: Engine,
+    folder: RunFolder,
+    watch: Watch,
+    recipe: Recipe,
+    place: Workplace,
 ) -> Exhausted | None:
     """Opening, search, pruning, confirmation; gives the reason where the search ended before its budget."""
-    clock = Clock(record)
+    clock, renew_curves = Clock(record), curves_of(recipe, folder, record)
     if record.attribute("first") is None:
         watch.enter("measuring the reference")
-        record.set_attribute("machine", machine_facts(settings.device))
+        record.set_attribute("machine", place.facts(settings.device)[0])
         record.set_attribute("versions", versions())
         record.set_attribute("first", first_record(settings, engine))
 
     def look() -> None:
         watch.changed()
         clock.tick()
+        renew_curves()
 
     run = Search(settings, record, engine, folder.candidate, look)
     pruner = Pruner(settings, record, engine, folder, look)
@@ -173,6 +222,7 @@ def drive(
         pruner.run(wanted)
     watch.enter("confirming the front")
     confirm(settings, record, engine, folder.candidate, look, pruner.training_of)
+    renew_curves()
     clock.tick(now=True)
     if not record.attribute("finished"):
         record.set_attribute("finished", True)
@@ -244,8 +294,8 @@ def print_front(result: Verdict, recipe: Recipe, console: Console) -> None:
 # ---- from the recipe to the search's terms
 
 
-def settings_of(recipe: Recipe) -> Settings:
-    """The settings that a recipe describes, for this machine."""
+def settings_of(recipe: Recipe, place: Workplace = THIS_MACHINE) -> Settings:
+    """The settings that a recipe describes, for the place where the work is done."""
     space = recipe.make_space()
     beside = [(name, published(name)) for name in recipe.search.beside]
     if space is None:
@@ -253,7 +303,7 @@ def settings_of(recipe: Recipe) -> Settings:
             raise InputError("the recipe has no 'space' to search, and no 'network' to prune")
         beside.insert(0, (Path(recipe.network).name, network_of(recipe)))
     known = tuple(published_architecture(name) for name in recipe.search.seeded_with)
-    device = device_of(recipe)
+    device = place.device(recipe.device)
     check_device(recipe, device)  # with `device: auto` this could not be known before
     return Settings(
         space=space,
@@ -278,12 +328,13 @@ def settings_of(recipe: Recipe) -> Settings:
         task_minutes=recipe.search.task_minutes,
         beside=tuple(beside),
         halving=Rungs(recipe.search.halving.rungs, recipe.search.halving.eta) if recipe.search.halving else None,
+        prefilter=Prefilter(**recipe.search.prefilter.model_dump()) if recipe.search.prefilter else None,
     )
 
 
 def training_of(recipe: Recipe) -> Training:
     """How the recipe trains."""
-    fields = recipe.train.model_dump(exclude={"fit"})
+    fields = recipe.train.model_dump(exclude={"fit", "gpu_share", "gpus"})
     lists = {name: tuple(fields[name]) for name in ("milestones", "grow_at")}
     return Training(**{**fields, **lists})
 
@@ -291,16 +342,6 @@ def training_of(recipe: Recipe) -> Training:
 def data_of(recipe: Recipe) -> Data:
     """The images of the recipe."""
     return Data(**recipe.data.model_dump(), patch=recipe.train.patch)
-
-
-def device_of(recipe: Recipe) -> str:
-    """The recipe's device, with its index."""
-    return str(find_device(recipe.device))
-
-
-def workers(recipe: Recipe, settings: Settings) -> int:
-    """How many trainings at once: the recipe's number, or one a core on a CPU and one on a GPU."""
-    return recipe.search.workers or (len(os.sched_getaffinity(0)) if settings.device == "cpu" else 1)
 
 
 @contextmanager

@@ -18,34 +18,56 @@ from ..proxies.training import Training
 from ..proxies.work import Data, TrainWork, plain
 from ..proxies.writing import write_json
 from ..search.candidate import Candidate
-from ..search.engine import RunFailed, Task, complete
+from ..search.engine import Engine, RunFailed, Task, complete
 from ..search.settings import training_seed
 from ..search.study import Record
 from ..spaces import BUILDABLE, InputError, build
+from .curves import curves_of, refuse_without_tensorboard
 from .folder import RunFolder
-from .local_engine import LocalEngine
+from .recipe import TrainPart
 from .recipe_file import network_of, read_recipe
-from .story import Stopped, conclude, data_of, device_of, say_notes, signals, training_of
+from .storage import driven, usable
+from .story import Stopped, conclude, data_of, say_notes, signals, training_of
 from .summary import judged
 from .winner import chosen, export_candidate
+from .workplace import Workplace, workplace
 
 
 def train_candidate(
-    path: Path, number: int | None, recipe_name: str | None, overrides: Sequence[str], seeds: int, console: Console
+    path: Path,
+    number: int | None,
+    recipe_name: str | None,
+    overrides: Sequence[str],
+    seeds: int,
+    console: Console,
+    ray: str | None = None,
 ) -> None:
     """Trains a candidate of a run as another recipe says; records it as a child of that candidate, and exports it.
 
     The images are the run's, unless the other recipe names its own.
     """
-    folder = RunFolder(path)
+    with workplace(ray, console.print) as place:
+        _train_candidate(RunFolder(place.path(path)), number, recipe_name, overrides, seeds, console, place)
+
+
+def _train_candidate(
+    folder: RunFolder,
+    number: int | None,
+    recipe_name: str | None,
+    overrides: Sequence[str],
+    seeds: int,
+    console: Console,
+    place: Workplace,
+) -> None:
+    path = folder.path
     recipe = folder.recipe()
     if not recipe.has_front:
         raise InputError(f"{path}: was not made by a search; train its recipe instead")
     other = read_recipe(recipe_name, overrides) if recipe_name else recipe
     if recipe_name is None and overrides:
         raise InputError("--set changes a recipe: name one by --recipe")
-    with folder.lock():
-        record = Record(folder.url, recipe.objectives, recipe.make_space())
+    with folder.lock() as held:
+        record = held.enter_context(driven(folder, recipe.objectives, recipe.make_space()))
         number = judged(recipe, record).winner if number is None else number
         if number is None:
             raise InputError(f"{path}: has no winner; name a candidate by --candidate")
@@ -59,13 +81,16 @@ def train_candidate(
         data = replace(data, patch=training.patch)
         say_notes(data, console)
         refuse_other_judges(folder, data, record)
-        device = device_of(other)
+        device = place.device(other.device)
+        place.check(path, data, device, None, timed=False)
+        refuse_more_gpus(place, other.train.gpus)
         parent = next(c for c in judged(recipe, record).candidates if c.number == number)  # as it was confirmed
         child = child_of(record, parent, training, data, device, seeds)
         if child.state == "running":
-            train(folder, record, child, training, data, device, seeds, recipe.seed, console)
+            train(folder, record, child, training, data, device, seeds, recipe.seed, console, place, other.train)
         else:
             console.print(f"candidate {child.number} is this very training, done before")
+        curves_of(recipe, folder, record)()
         conclude(folder, recipe, record, console)
         child = record.candidates[child.number]
         target = folder.path / f"trained-{child.number:05d}"
@@ -73,18 +98,43 @@ def train_candidate(
         say(child, target, record, console)
 
 
-def train_network(name: str, out: Path | None, overrides: Sequence[str], seeds: int, console: Console) -> None:
+def train_network(
+    name: str,
+    out: Path | None,
+    overrides: Sequence[str],
+    seeds: int,
+    console: Console,
+    ray: str | None = None,
+    storage: str | None = None,
+) -> None:
     """Trains the one network that a recipe names and exports it to `winner/` of the folder."""
+    with workplace(ray, console.print) as place:
+        _train_network(name, out, overrides, seeds, console, place, usable(storage))
+
+
+def _train_network(
+    name: str,
+    out: Path | None,
+    overrides: Sequence[str],
+    seeds: int,
+    console: Console,
+    place: Workplace,
+    storage: str | None,
+) -> None:
     recipe = read_recipe(name, overrides).model_copy(update={"pruning": None})  # that is `prune`
+    refuse_without_tensorboard(recipe)
     design = network_of(recipe)
     named = recipe.network if recipe.network in BUILDABLE else design.summary()
     refuse_untrainable(build(design, device="meta"), str(named), recipe.train.loss, bool(recipe.train.grow_at))
-    folder = RunFolder(out or Path("out") / f"{Path(name).resolve().parent.name}-trained")
+    folder = RunFolder(place.path(out or Path("out") / f"{Path(name).resolve().parent.name}-trained"))
     training, data = training_of(recipe), data_of(recipe)
     say_notes(data, console)
-    with folder.lock():
-        folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
-        record = Record(folder.url, ("psnr_db",))
+    device = place.device(recipe.device)
+    place.check(folder.path, data, device, None, timed=False)
+    refuse_more_gpus(place, recipe.train.gpus)
+    with folder.lock() as held:
+        folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]), storage)
+        record = held.enter_context(driven(folder, ("psnr_db",)))
         if record.attribute("first") is None:
             bicubic_db = bicubic_baseline(data.evaluation()).psnr_db
             first = {"bicubic_psnr_db": bicubic_db, "data": data_facts(data), "steps": training.steps}
@@ -100,10 +150,18 @@ def train_network(name: str, out: Path | None, overrides: Sequence[str], seeds: 
                 f"{folder.path}: this training failed: {candidate.reason}; choose another --out to try again"
             )
         if candidate.state == "running":
-            train(folder, record, candidate, training, data, device_of(recipe), seeds, recipe.seed, console, own=True)
+            how = recipe.train
+            train(folder, record, candidate, training, data, device, seeds, recipe.seed, console, place, how, own=True)
         candidate = record.candidates[0]
+        curves_of(recipe, folder, record)()
         export_candidate(folder, recipe, record, candidate, folder.path / "winner")
         say(candidate, folder.path / "winner", record, console)
+
+
+def refuse_more_gpus(place: Workplace, asked: int) -> None:
+    """InputError where a training is to have more GPUs than any node has."""
+    if asked > 1 and asked > (most := place.most_gpus()):
+        raise InputError(f"train.gpus: {asked} GPUs of one node are to share a training, and none has more than {most}")
 
 
 def refuse_other_judges(folder: RunFolder, data: Data, record: Record) -> None:
@@ -161,6 +219,8 @@ def train(
     seeds: int,
     run_seed: int,
     console: Console,
+    place: Workplace,
+    how: TrainPart,
     *,
     own: bool = False,
 ) -> None:
@@ -172,10 +232,11 @@ def train(
     for repeat in range(seeds):
         seed = run_seed if own and repeat == 0 else training_seed(run_seed, candidate.number, repeat)
         at = folder.candidate(candidate.number) / (f"seed{repeat}" if repeat else "")
-        tasks.append(Task(f"seed {seed}", TrainWork(candidate.design, training, data, seed, device, str(at))))
+        work = TrainWork(candidate.design, training, data, seed, device, str(at), gpus=how.gpus)
+        tasks.append(Task(f"seed {seed}", work))
     with (
         signals() as asked,
-        LocalEngine(1 if device.startswith("cuda") else min(seeds, 2), lambda: bool(asked)) as engine,
+        place.engine(device, None, how.gpu_share, seeds, lambda: bool(asked)) as engine,
         Progress(console=console) as bars,
     ):
         finished = {f.task.name: f for f in complete(engine, tasks, drawn(bars, engine, training.steps))}
@@ -202,7 +263,7 @@ def trained(folder: RunFolder, candidate: Candidate, results: list[dict[str, Any
     return replace(candidate, state="complete", numbers=numbers, details={**candidate.details, **details})
 
 
-def drawn(bars: Progress, engine: LocalEngine, steps: int) -> Callable[[], None]:
+def drawn(bars: Progress, engine: Engine, steps: int) -> Callable[[], None]:
     """What draws a bar for each training that reports."""
     known: dict[str, Any] = {}
 

@@ -51,25 +51,39 @@ def belongs(candidate: Candidate, space: Space | None) -> bool:
 class Record:
     """All candidates of a run, and the only way to write one.
 
-    url: a SQLAlchemy URL (`sqlite:///out/x/study.db`); None keeps nothing, for searches in simulated time.
+    url: a SQLAlchemy URL (`sqlite:///out/x/study.db`); None keeps nothing, for searches in simulated time. study: its
+    name there, for a database may hold many. engine: what SQLAlchemy is to be told beside the URL. reading: writes
+    nothing, not even what every driver writes when it opens a record; KeyError where there is no such study.
     """
 
-    def __init__(self, url: str | None, objectives: Sequence[str], space: Space | None = None) -> None:
-        directions = [DIRECTIONS[OBJECTIVES[name].direction] for name in objectives]
+    def __init__(
+        self,
+        url: str | None,
+        objectives: Sequence[str],
+        space: Space | None = None,
+        *,
+        study: str = STUDY_NAME,
+        engine: Mapping[str, Any] | None = None,
+        reading: bool = False,
+    ) -> None:
         self.objectives = tuple(objectives)
         self.space = space
         self._distributions = distributions(space) if space else {}
-        self._storage = optuna.storages.RDBStorage(url) if url else optuna.storages.InMemoryStorage()
-        self._study = optuna.create_study(
-            storage=self._storage, study_name=STUDY_NAME, directions=directions, load_if_exists=True
+        self._storage = (
+            optuna.storages.RDBStorage(url, dict(engine or {}), skip_table_creation=reading)
+            if url
+            else optuna.storages.InMemoryStorage()
         )
-        self._study_id = self._storage.get_study_id_from_name(STUDY_NAME)
-        with warnings.catch_warnings():  # names for dashboards; "experimental" since 3.2
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.set_metric_names(list(objectives))
-        self._candidates = [_candidate(trial) for trial in self._trials()]
-        self._memories = {trial.number: dict(trial.system_attrs) for trial in self._trials()}
+        if reading:
+            self._study = optuna.load_study(study_name=study, storage=self._storage)
+        else:
+            self._study = _study(self._storage, study, self.objectives)
+        self._study_id = self._storage.get_study_id_from_name(study)
+        # Facts before trials: read while a driver writes, they speak of no candidate that is not there yet.
         self._attributes: dict[str, Any] = dict(self._study.user_attrs)
+        trials = self._trials()
+        self._candidates = [_candidate(trial) for trial in trials]
+        self._memories = {trial.number: dict(trial.system_attrs) for trial in trials}
         self._log = [c.number for c in self._candidates]  # the numbers of all that was written, in its order
 
     def _trials(self) -> list[FrozenTrial]:
@@ -148,6 +162,49 @@ class Record:
 
     def _values(self, candidate: Candidate) -> list[float]:
         return [float(candidate.numbers[name]) for name in self.objectives]
+
+
+def for_dashboard(record: Record) -> optuna.storages.BaseStorage:
+    """A copy of an open record in memory, as optuna-dashboard is to show it; its study has the record's name.
+
+    What was measured stands there number by number. Candidates paused at a rung have their rungs as intermediate
+    values, and are pruned trials where the run is finished: to Optuna's eyes they would run for ever.
+    """
+    storage, source = optuna.storages.InMemoryStorage(), record._study
+    copy = _study(storage, source.study_name, record.objectives)
+    for name, value in source.user_attrs.items():
+        copy.set_user_attr(name, value)
+    finished = bool(record.attribute("finished"))
+    for trial in record._trials():
+        candidate = _candidate(trial)
+        over = finished and candidate.state == "paused"
+        attributes = {name: value for name, value in trial.user_attrs.items() if name != "measured"}
+        shown = FrozenTrial(
+            number=trial.number,
+            state=TrialState.PRUNED if over else trial.state,
+            value=None,
+            values=trial.values,
+            datetime_start=trial.datetime_start,
+            datetime_complete=trial.datetime_start if over else trial.datetime_complete,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=attributes | dict(candidate.numbers) | {"state": candidate.state, "reason": candidate.reason},
+            system_attrs={},
+            intermediate_values=dict(candidate.rungs),
+            trial_id=0,  # given anew by the storage
+        )
+        copy.add_trial(shown)
+    return storage
+
+
+def _study(storage: optuna.storages.BaseStorage, name: str, objectives: Sequence[str]) -> optuna.Study:
+    """The study of this name, made where it is not there yet."""
+    directions = [DIRECTIONS[OBJECTIVES[objective].direction] for objective in objectives]
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    with warnings.catch_warnings():  # names for dashboards; "experimental" since 3.2
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(objectives))
+    return study
 
 
 def _numbers(candidate: Candidate) -> dict[str, Any]:

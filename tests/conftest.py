@@ -1,4 +1,4 @@
-"""What every test gets: one torch thread, the folder of published data, Chromium, and no silent skips where asked."""
+"""What every test gets: one torch thread, published data, Chromium, PostgreSQL, and no silent skips where asked."""
 
 import json
 import os
@@ -18,6 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 from commands import NETWORK, RECIPE, Command, Outcome
+from postgres import PASSWORD, Server, programs
 from safetensors.torch import save_file
 
 from paretosr.proxies.work import _images
@@ -27,7 +28,7 @@ from paretosr.spaces import build
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MARKED_BY_FIXTURE = {"shared": "shared", "chromium": "browser"}
+MARKED_BY_FIXTURE = {"shared": "shared", "chromium": "browser", "postgresql": "postgresql"}
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +49,21 @@ def chromium() -> Path:
     return Path(found)
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL server, whose password stands in PGPASSWORD."""
+    found = programs()
+    if found is None:
+        pytest.skip("no PostgreSQL: install Debian's package postgresql, as .ci/run does")
+    server = Server(found)
+    os.environ["PGPASSWORD"] = PASSWORD
+    yield server
+    del os.environ["PGPASSWORD"]
+    server.close()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that asks for published data or the browser carries the marker of it."""
+    """A test that asks for published data, the browser or a server carries the marker of it."""
     for item in items:
         for fixture, marker in MARKED_BY_FIXTURE.items():
             if fixture in getattr(item, "fixturenames", ()):
@@ -58,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With PARETOSR_NO_SKIP set, a skipped test of published data or of the browser is a failed one."""
+    """With PARETOSR_NO_SKIP set, a skipped test of these is a failed one."""
     report = yield
     must_run = os.environ.get("PARETOSR_NO_SKIP") and any(map(item.get_closest_marker, MARKED_BY_FIXTURE.values()))
     if must_run and report.skipped and not hasattr(report, "wasxfail"):

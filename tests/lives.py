@@ -66,6 +66,9 @@ class Here:
         self.event("step")
         return self.stopping
 
+    def close(self) -> None:
+        """Nothing is left running."""
+
 
 def photos(folder: Path) -> None:
     """Writes three photos of soft coloured waves."""

@@ -49,6 +49,9 @@ class Here:
         self.progress: Mapping[str, Mapping[str, Any]] = {}
         self.queue: deque[Task] = deque()
 
+    def close(self) -> None:
+        """Nothing is left running."""
+
     def submit(self, task: Task) -> None:
         self.queue.append(task)
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paretosr.proxies import device as device_room
-from paretosr.proxies.device import device_facts, device_lock, find_device
+from paretosr.proxies.device import device_facts, device_lock, find_device, training_on
 from paretosr.proxies.latency import Protocol, time_together
 from paretosr.spaces import InputError
 
@@ -66,6 +67,71 @@ def test_a_second_timing_waits(lock_file: Path) -> None:
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
+
+
+def test_trainings_share_the_lock_and_keep_a_timing_out(lock_file: Path) -> None:
+    with training_on("cpu"), training_on("cpu"):
+        assert not is_free(lock_file)
+        assert is_free(lock_file.with_suffix(".turnstile"))
+    assert is_free(lock_file)
+
+
+def test_a_stream_of_trainings_does_not_starve_a_timing(lock_file: Path) -> None:
+    """One is always under way; a timing that waits is let in when they come between two steps, and then they go on."""
+    order: list[str] = []
+    asked, over = threading.Event(), threading.Event()
+
+    def train(number: int) -> None:
+        with training_on("cpu") as give_way:
+            while not over.is_set():
+                order.append(f"step of {number}")
+                give_way()
+                time.sleep(0.01)
+
+    def measure() -> None:
+        asked.set()
+        with device_lock("cpu"):
+            order.append("timing begins")
+            time.sleep(0.2)
+            order.append("timing ends")
+
+    trainings = [threading.Thread(target=train, args=(number,)) for number in range(3)]
+    timing = threading.Thread(target=measure)
+    for thread in trainings:
+        thread.start()
+    timing.start()
+    timing.join(20)
+    stood = len(order)
+    assert "timing ends" in order
+    while len(order) < stood + 3:
+        time.sleep(0.01)
+    over.set()
+    for thread in trainings:
+        thread.join(10)
+    assert order.index("timing ends") == order.index("timing begins") + 1, "a training made a step beside the timing"
+
+
+def test_a_training_that_measures_memory_does_not_wait_for_itself(lock_file: Path) -> None:
+    with training_on("cpu") as give_way:
+        with device_lock("cpu"):
+            assert not is_free(lock_file)
+        with lock_file.open() as handle:  # it has its share again
+            assert device_room._taken(handle.fileno(), fcntl.LOCK_SH)
+        assert not is_free(lock_file)
+        give_way()
+    assert is_free(lock_file)
+
+
+def test_who_waits_for_too_long_is_told(lock_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        training_on("cpu"),
+        device_room._opened("cpu") as files,
+        pytest.raises(TimeoutError, match=r"for 0\.1 s \(\S+paretosr-cpu\.lock is held\)"),
+    ):
+        device_room._pass(*files, fcntl.LOCK_EX, 0.1)
+    monkeypatch.setattr(device_room, "TRAINING_PATIENCE_S", 0.1)
+    with device_lock("cpu"), training_on("cpu"):
+        pass  # a timing that is held up keeps no training from its end
 
 
 def test_the_lock_of_another_user_will_do(lock_file: Path) -> None:

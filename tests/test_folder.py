@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from paretosr.proxies.writing import this_host, whole, writer
 from paretosr.runs.folder import RunFolder
 from paretosr.runs.recipe import Recipe
 from paretosr.runs.recipe_file import parse_recipe
@@ -158,13 +159,32 @@ def test_what_killed_writers_left_is_taken_away_and_living_ones_keep_theirs(tmp_
     folder.candidate(3).mkdir(parents=True)
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
-    left = [folder.candidate(3) / f".state.pt.{gone.pid}.part", folder.path / f".winner.{gone.pid}.old"]
-    kept = [folder.path / f".report.html.{os.getpid()}.part", folder.candidate(3) / "state.pt"]
+    here = this_host()
+    left = [
+        folder.candidate(3) / f".state.pt.{gone.pid}@{here}@5f3a9c01.part",
+        folder.path / f".winner.{gone.pid}.old",
+        folder.path / f".state.pt.{os.getpid()}@elsewhere@5f3a9c01.part",  # and an hour old
+    ]
+    kept = [
+        folder.path / f".report.html.{writer()}.part",
+        folder.candidate(3) / "state.pt",
+        folder.path / f".state.pt.{gone.pid}@elsewhere@5f3a9c02.part",
+    ]
     for file in (*left, *kept):
         file.mkdir() if file.suffix == ".old" else file.touch()
+    os.utime(left[-1], (1, 1))
     folder.begin(recipe(), "test", "")
     assert not any(file.exists() for file in left)
     assert all(file.exists() for file in kept)
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """As when a task is begun again while its orphan, perhaps of the same pid on another host, still writes."""
+    with whole(tmp_path / "state.pt") as one, whole(tmp_path / "state.pt") as two:
+        one.write_text("one")
+        two.write_text("two")
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+    assert (tmp_path / "state.pt").read_text() == "one"
 
 
 def test_a_file_in_the_way_is_said_so(tmp_path):

@@ -20,12 +20,20 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 RUNTIME: list[str] = PROJECT["project"]["dependencies"]
+ON_REQUEST: list[str] = [  # imported when asked for
+    requirement
+    for extra in ("cluster", "dashboard", "postgresql", "tensorboard")
+    for requirement in PROJECT["project"]["optional-dependencies"][extra]
+]
 FOR_TESTS: list[str] = PROJECT["project"]["optional-dependencies"]["test"]
 
 FLOORS = {"spaces": 1, "proxies": 2, "search": 3, "pruning": 3, "analysis": 4, "runs": 5}
 DOORS = {  # guest: (files that may import it, how many of them at most)
     "optuna": ("search/*", 2),
     "moocore": ("search/front.py", 1),
+    "optuna_dashboard": ("runs/dashboard_command.py", 1),
+    "psycopg": ("runs/postgresql.py", 1),
+    "sqlalchemy": ("runs/postgresql.py", 1),
     "ray": ("runs/*", 1),
     "sklearn": ("proxies/*", 2),  # photos, models
     "skimage": ("proxies/*", 1),  # photos
@@ -102,7 +110,7 @@ def guests(imports: tuple[Import, ...]) -> list[Import]:
 
 def distribution_names(requirements: list[str]) -> set[str]:
     """The names of requirements as an index compares them: `PyYAML>=6.0` is `pyyaml`."""
-    return {re.sub(r"[._-]+", "-", re.split(r"[<>=]", requirement)[0]).lower() for requirement in requirements}
+    return {re.sub(r"[._-]+", "-", re.split(r"[\[<>=]", requirement)[0]).lower() for requirement in requirements}
 
 
 def listed(lines: list[str]) -> str:
@@ -138,6 +146,17 @@ def test_a_guest_has_one_door(guest):
     assert at_most is None or len(callers) <= at_most, f"{guest} has {len(callers)} doors: {sorted(callers)}"
 
 
+def test_nni_has_one_door_in_each_half():
+    """It is imported by name, since it is an optional guest, so that no import statement tells."""
+    doors = set()
+    for file in rooms():
+        texts = [n.value for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Constant)]
+        if any(re.fullmatch(r"nni(\.\w+)+", text) for text in texts if isinstance(text, str)):
+            doors.add(str(file.relative_to(REPOSITORY)))
+    assert doors == {"pruning/nni_masks.py", "search/nni_samplers.py"}
+    assert not [str(found) for found in package_imports() if found.top == "nni"]
+
+
 def test_spaces_knows_no_guest_but_torch():
     strangers = [found for found in guests(package_imports()) if found.top != "torch"]
     wrong = [str(found) for found in strangers if found.file.startswith("spaces/")]
@@ -165,7 +184,7 @@ for room in pkgutil.walk_packages(paretosr.spaces.__path__, "paretosr.spaces."):
 
 
 def test_every_guest_is_declared():
-    runtime, for_tests = distribution_names(RUNTIME), distribution_names(RUNTIME + FOR_TESTS)
+    runtime, for_tests = distribution_names(RUNTIME + ON_REQUEST), distribution_names(RUNTIME + FOR_TESTS)
     distributions = packages_distributions()
     own = {file.stem for file in python_files("tests")}  # what several test files share
     test_imports = tuple(found for file in python_files("tests") for found in read_imports(file))

@@ -134,7 +134,7 @@ WRONG_VALUES = {
     "foo: 1\nbar: 2": "no key 'foo'; known: confirm, ",
     "space: 5": "space: must be a mapping of keys (blocks, widths, ",
     "search:": "; leave the key out, or give it keys",
-    "report: title": "report: must be a mapping of keys (title), not 'title'",
+    "report: title": "report: must be a mapping of keys (title, tensorboard), not 'title'",
     "description: 5": "description: must be text, not 5; put it in quotes",
     "seed: -1": "seed: must be a whole number of at least 0, not -1",
     "seed: true": "seed: must be a whole number of at least 0, not true",
@@ -275,6 +275,13 @@ IMPOSSIBLE = {
         "search.seeded_with[0]: 'imdn' does not lie in the space: space.widths lacks 64, space.depths lacks 8"
     ),
     "search: {steps: 5}": "search.steps: 5 are fewer than one network takes (train.steps: 20000)",
+    "train: {gpus: 3}": "train.gpus: a batch of 16 (train.batch) cannot be shared evenly by 3",
+    "train: {gpus: 2, gpu_share: 0.5}": "train.gpus: several whole GPUs, beside train.gpu_share, a part of one",
+    "train: {gpus: 2}\ndevice: cpu": "train.gpus: 2 GPUs are to share a training, and device is cpu",
+    "search: {halving: {rungs: 4}}\ntrain: {steps: 20}": "search.halving: of 4 rungs with eta 3 the first would be shorter "
+    "than one step (train.steps: 20)",
+    "search: {halving: {}}\nobjectives: [activations_m]": "search.halving: promotes by PSNR beside the other objectives; "
+    "add 'psnr_db' to these",
     "train: {fit: true}": "train.fit: fits the steps into search.minutes, which are not given",
     "train: {schedule: milestones}": "train.milestones: the schedule 'milestones' needs at least one, like [0.5, 0.8]",
     "train: {milestones: [0.5]}": "train.milestones: has no effect with the schedule 'cosine'; leave one of them out",

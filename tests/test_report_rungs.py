@@ -1,6 +1,8 @@
 """What the report shows of a search by rungs: who was paused where, and that a rung's PSNR is no result."""
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -44,7 +46,8 @@ def summary() -> RunSummary:
 
 def test_the_rungs_are_drawn_and_told_apart(summary):
     figure = rungs_figure(summary)
-    traces = {trace.name: trace for trace in figure.data}
+    data: Any = figure.data
+    traces = {trace.name: trace for trace in data}
     assert list(traces) == ["networks", "paused", "trained to the end", "on the front"]
     assert list(traces["paused"].customdata) == [0, 2]
     assert list(traces["paused"].y) == [24.0, 25.0]
@@ -71,7 +74,5 @@ def test_the_page_says_how_many_were_trained_for_a_part(summary):
 
 
 def test_a_search_without_rungs_has_no_such_figure(summary):
-    from dataclasses import replace
-
     plain = tuple(replace(c, details={}) for c in summary.candidates if c.state == "complete")
     assert 'id="rungs"' not in report_html(replace(summary, candidates=plain))

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import optuna
 import pytest
@@ -83,7 +84,8 @@ def filled(record: Record) -> list[Candidate]:
 
 def on_commit(record: Record, call: Callable[[], None]) -> None:
     """Has `call` called just before each commit of something written; those that end a reading do not count."""
-    dialect = record._storage.engine.dialect
+    storage: Any = record._storage
+    dialect = storage.engine.dialect
     begin, commit, before = dialect.do_begin, dialect.do_commit, {}
 
     def beginning(connection):

@@ -1,0 +1,178 @@
+"""Searches on a real cluster of several nodes, which loses a node, gains one, loses its driver: nothing is lost.
+
+The nodes are raylets of this machine, each with a CPU of its own as far as Ray knows; the drivers are processes, as
+people start them. Objectives are exact, so that numbers compare to the bit with a search without Ray.
+"""
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hard_works
+import pytest
+import yaml
+from drivers import RECIPE, candidates, comparable, driving
+from hard_works import Nap
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from paretosr.runs.cluster import cluster as connected
+from paretosr.runs.cluster_nodes import NodeFacts
+from paretosr.runs.ray_engine import alive
+from paretosr.search.engine import Task
+
+cloudpickle.register_pickle_by_value(hard_works)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+CANDIDATES = 4
+SMALL_STORE = 80 * 2**20
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head that does not work, and two nodes with one CPU each."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    head = {"num_cpus": 0, "object_store_memory": SMALL_STORE, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=SMALL_STORE)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def recipe(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe beside its photos, whose proposals depend on nothing that two workers could do in another order."""
+    folder = tmp_path_factory.mktemp("cluster")
+    shutil.copytree(photos, folder / "photos")
+    file = folder / "tiny.yaml"
+    search = {"candidates": CANDIDATES, "sampler": "random"}
+    file.write_text(yaml.safe_dump({**RECIPE, "search": search, "train": {**RECIPE["train"], "steps": 400}}))
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Path) -> Path:
+    """The same search on the local engine, left alone."""
+    out = recipe.parent / "undisturbed"
+    with driving(recipe, out) as driver:
+        assert driver.end(600) == 0, driver.log.read_text()
+    return out
+
+
+def saved(out: Path) -> int:
+    """How many trainings have saved a state and go on."""
+    return len(list(out.glob("candidates/*/state.pt")))
+
+
+def finished(out: Path) -> dict[int, tuple[int, bytes]]:
+    """When the results of the finished trainings were written, and what they are."""
+    files = out.glob("candidates/*/training.json")
+    return {int(file.parent.name): (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+
+def trainers() -> set[int]:
+    """The processes that perform a training for some driver; Ray puts the task's name into their title."""
+    found = set()
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::") and b"TrainWork" in title:
+            found.add(int(place.name))
+    return found
+
+
+def check_same(out: Path, other: Path) -> None:
+    """All candidates are complete, and those of the other run to the bit."""
+    assert [c.state for c in candidates(out)] == ["complete"] * CANDIDATES
+    found, wanted = ({c.number: comparable(c) for c in candidates(run)} for run in (out, other))
+    assert found == wanted
+    for number in found:
+        weights = [run / "candidates" / f"{number:05d}" / "model.safetensors" for run in (out, other)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert not list(out.rglob("*.part"))
+    assert not list(out.rglob("state.pt"))
+
+
+def test_a_node_that_is_killed_in_mid_rung_costs_nothing_but_time(cluster, recipe, undisturbed):
+    out = recipe.parent / "robbed"
+    with driving(recipe, out, ray=cluster.address) as driver:
+        driver.wait_until(lambda: saved(out) == 2, 180)
+        before = finished(out)
+        lost = next(iter(cluster.worker_nodes))
+        cluster.remove_node(lost, allow_graceful=False)
+        driver.wait_until(lambda: "is gone" in driver.log.read_text())
+        cluster.add_node(num_cpus=1, object_store_memory=SMALL_STORE)
+        driver.wait_until(lambda: "has joined" in driver.log.read_text(), 180)
+        assert driver.end(600) == 0, driver.log.read_text()
+    after = finished(out)
+    assert {number: after[number] for number in before} == before, "what was done is not done again"
+    check_same(out, undisturbed)
+
+
+def test_a_driver_that_is_killed_leaves_no_tasks_and_its_run_goes_on(cluster, recipe, undisturbed):
+    out = recipe.parent / "killed"
+    with driving(recipe, out, ray=cluster.address) as driver:
+        driver.wait_until(lambda: saved(out) == 2, 180)
+        orphans = trainers()
+        assert len(orphans) == 2
+        driver.process.kill()
+        driver.process.wait()
+        # At once: the old tasks may still be running, and what they write is whole, and the same.
+        with driving(recipe, out, ray=cluster.address) as next_driver:
+            next_driver.wait_until(lambda: not orphans & trainers(), 60)
+            assert next_driver.end(600) == 0, next_driver.log.read_text()
+    check_same(out, undisturbed)
+
+
+def test_a_stop_by_signal_ends_the_tasks_saved(cluster, recipe, undisturbed):
+    out = recipe.parent / "stopped"
+    with driving(recipe, out, ray=cluster.address) as driver:
+        driver.wait_until(lambda: saved(out) == 2, 180)
+        started = time.monotonic()
+        driver.process.send_signal(signal.SIGTERM)
+        assert driver.end(60) == 143, driver.log.read_text()
+        assert time.monotonic() - started < 20
+        assert not trainers()
+    assert driver.log.read_text().splitlines()[-1] == "paretosr: stopped; the same command goes on from here"
+    with driving(recipe, out, ray=cluster.address) as driver:
+        assert driver.end(600) == 0, driver.log.read_text()
+    check_same(out, undisturbed)
+
+
+def test_of_two_gpus_a_timing_has_one_and_the_trainings_of_the_other_go_on(monkeypatch):
+    """With Ray's count of GPUs, which are none: where things run is real, what they do there is sleep."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    head = {"num_cpus": 8, "num_gpus": 2, "object_store_memory": SMALL_STORE, "include_dashboard": False}
+    gpus = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        with connected(str(gpus.address)) as place:
+            (row,) = alive().values()
+            place.nodes = [NodeFacts(row["NodeID"], "host", "A GPU", 8, 2, {})]
+            with place.engine("cuda:0", None, 0.5, None, lambda: False) as engine:
+                assert engine.slots == 4
+                for number in range(4):
+                    engine.submit(Task(f"training {number}", Nap(12.0, "cuda:0")))
+                deadline = time.monotonic() + 120
+                while len(engine.progress) < 4:
+                    assert time.monotonic() < deadline, "not all began"
+                    assert engine.next(0.1) is None
+                engine.submit(Task("timing", Nap(0.5, "cuda:0", exclusive=True)))
+                numbers = {}
+                while len(numbers) < 5:
+                    finished = engine.next(120)
+                    assert finished is not None
+                    assert finished.numbers is not None, finished.failure
+                    numbers[finished.task.name] = finished.numbers
+    finally:
+        gpus.shutdown()
+    timing = numbers.pop("timing")
+    assert timing["gpus"] in ("0", "1")
+    beside = [n for n in numbers.values() if n["began"] < timing["began"]]
+    after = [n for n in numbers.values() if n["began"] >= timing["ended"]]
+    assert [n["gpus"] == timing["gpus"] for n in beside] == [False, False], "two were left alone, on the other GPU"
+    assert len(after) == 2, "and two gave way, and began again"
