@@ -278,10 +278,8 @@ IMPOSSIBLE = {
     "train: {gpus: 3}": "train.gpus: a batch of 16 (train.batch) cannot be shared evenly by 3",
     "train: {gpus: 2, gpu_share: 0.5}": "train.gpus: several whole GPUs, beside train.gpu_share, a part of one",
     "train: {gpus: 2}\ndevice: cpu": "train.gpus: 2 GPUs are to share a training, and device is cpu",
-    "search: {halving: {rungs: 4}}\ntrain: {steps: 20}": "search.halving: of 4 rungs with eta 3 the first would be shorter "
-    "than one step (train.steps: 20)",
-    "search: {halving: {}}\nobjectives: [activations_m]": "search.halving: promotes by PSNR beside the other objectives; "
-    "add 'psnr_db' to these",
+    "search: {halving: {rungs: 4}}\ntrain: {steps: 20}": "search.halving: of 4 rungs with eta 3 the first would be ",
+    "search: {halving: {}}\nobjectives: [activations_m]": "search.halving: promotes by PSNR beside the other ",
     "train: {fit: true}": "train.fit: fits the steps into search.minutes, which are not given",
     "train: {schedule: milestones}": "train.milestones: the schedule 'milestones' needs at least one, like [0.5, 0.8]",
     "train: {milestones: [0.5]}": "train.milestones: has no effect with the schedule 'cosine'; leave one of them out",
