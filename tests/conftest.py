@@ -16,12 +16,13 @@ from PIL import Image
 # Read by OpenMP when torch loads, and by every process that a test starts: two threads collapse on a shared machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import lives
 import torch
 from commands import NETWORK, RECIPE, Command, Outcome
 from postgres import PASSWORD, Server, programs
 from safetensors.torch import save_file
 
-from paretosr.proxies.work import _images
+from paretosr.proxies.work import Data, _images
 from paretosr.runs import cli
 from paretosr.spaces import build
 
@@ -143,3 +144,13 @@ def model(tmp_path: Path) -> Path:
     (folder / "architecture.json").write_text(json.dumps(NETWORK.to_json()))
     save_file(build(NETWORK).state_dict(), folder / "model.safetensors")
     return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
+    """Three photos, of which one is held out; decoded ones are cached beside them."""
+    folder = tmp_path_factory.mktemp("photos")
+    lives.photos(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARETOSR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Data(str(folder), patch=8)

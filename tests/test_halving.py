@@ -1,6 +1,5 @@
 """Successive halving: what is promoted, against its definition; a search by rungs, killed, stopped and gone on with."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lives import EXACT, SPACE, Here, Run, dying_after, photos, raising, small_settings
+from lives import EXACT, SPACE, Here, Run, dying_after, raising, small_settings
 
 from paretosr.proxies import work as work_room
 from paretosr.proxies.training import begin, train
@@ -160,15 +159,6 @@ def test_the_order_of_arrival_does_not_matter():
 
 
 # ---- a rung of a training
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
-    folder = tmp_path_factory.mktemp("photos")
-    photos(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PARETOSR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield Data(str(folder), patch=8)
 
 
 @pytest.fixture(scope="module")

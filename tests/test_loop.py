@@ -1,13 +1,12 @@
 """The search with real, tiny trainings: resumed equals undisturbed, deaths, and what is recorded of each candidate."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from lives import EXACT, SPACE, Here, Killed, Run, dying_after, photos, raising, small_settings
+from lives import EXACT, SPACE, Here, Killed, Run, dying_after, raising, small_settings
 
 from paretosr.proxies import latency_methods as latency_room
 from paretosr.proxies import work as work_room
@@ -20,16 +19,6 @@ from paretosr.search.objectives import Limit
 from paretosr.search.settings import Budget, Settings
 from paretosr.search.study import Record
 from paretosr.search.verdict import confirm
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
-    """Three photos, of which one is held out."""
-    folder = tmp_path_factory.mktemp("photos")
-    photos(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PARETOSR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield Data(str(folder), patch=8)
 
 
 @pytest.fixture(scope="module")

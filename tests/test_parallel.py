@@ -4,14 +4,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
-from lives import photos
 
 from paretosr.proxies import parallel as parallel_room
 from paretosr.proxies.parallel import Peers, device_of, refuse_uneven
@@ -21,15 +19,6 @@ from paretosr.spaces import Architecture, Block, Design, InputError
 
 DESIGN = Design(Architecture(8, (Block("residual"),), image_skip="bilinear"))
 pytestmark = pytest.mark.slow  # every peer imports torch
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
-    folder = tmp_path_factory.mktemp("photos")
-    photos(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PARETOSR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield Data(str(folder), patch=8)
 
 
 @pytest.fixture
