@@ -27,7 +27,7 @@ test: lint ## lint and the tests, at most 10 minutes on 2 cores
 	@$(python) -m pytest --session-timeout 900
 
 test-slow: setup-test ## what is heavy: kills, the browser, exports of many networks; at most 35 minutes
-	@$(python) -m pytest --session-timeout 2000 -m slow
+	@$(python) -m pytest --session-timeout 3600 -m slow
 
 stress: setup-test ## hundreds of random cut networks; an hour
 	@$(python) -m pytest -m stress

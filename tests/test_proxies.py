@@ -80,6 +80,7 @@ def test_a_score_work_gives_what_the_table_does():
     assert work.perform(lambda said: None, lambda: True) is None
 
 
+@pytest.mark.slow
 def test_the_command_ranks_a_recording_and_keeps_its_scores(paretosr, tmp_path):
     write_recording(RECORDING, tmp_path / "recording")
     some = ("--score", "parameters", "--score", "gradient_norm", "--no-predict", "--workers", "1")

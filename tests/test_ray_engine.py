@@ -105,6 +105,7 @@ def test_trainings_give_way_to_a_timing_and_go_on_after_it(engine, training, tmp
     wait_until(engine, lambda: engine.progress and engine.progress["long"]["step"] > stood_at)
 
 
+@pytest.mark.slow
 def test_nothing_runs_beside_a_timing(engine):
     for number in range(4):
         engine.submit(Task(f"nap {number}", Nap(0.4)))
@@ -130,6 +131,7 @@ def test_a_failure_has_its_reason_in_one_line(engine, training, change, reason):
     assert "\n" not in finished.failure
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time_and_one_that_always_dies_fails(engine, tmp_path):
     for name, times in (("twice", 2), ("always", 99)):
         engine.submit(Task(name, Deadly(str(tmp_path / name), times)))
@@ -149,6 +151,7 @@ def test_what_ran_out_of_memory_beside_others_has_the_device_alone(engine, tmp_p
     assert finish(engine).failure == "out of memory, on a whole device too"
 
 
+@pytest.mark.slow
 def test_a_task_that_hangs_is_ended(engine):
     engine.submit(Task("deaf", Deaf(), minutes=0.02))
     assert finish(engine).failure == "took longer than 0.02 minutes"
@@ -156,6 +159,7 @@ def test_a_task_that_hangs_is_ended(engine):
     assert finish(engine).numbers
 
 
+@pytest.mark.slow
 def test_a_stop_saves_and_returns_everything_unfinished(place, training, tmp_path, monkeypatch):
     """Within the time of grace, which is shorter here; what hears nothing is ended by force."""
     monkeypatch.setattr(cluster_engine, "GRACE_S", 3.0)
