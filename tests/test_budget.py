@@ -22,6 +22,7 @@ from paretosr.search import loop as loop_room
 from paretosr.search.candidate import Candidate
 from paretosr.search.engine import Finished, Interrupted, Task
 from paretosr.search.first import FEWEST_STEPS, FITTED_SHARE, first_record, fitted_steps
+from paretosr.search.halving import Rungs
 from paretosr.search.loop import FAILURES, HOPELESS, Exhausted, Search
 from paretosr.search.objectives import Limit
 from paretosr.search.samplers import Start
@@ -331,3 +332,18 @@ def test_steps_are_fitted_into_the_minutes(settings):
     assert fitted(candidates=20, minutes=10, steps=30) == 30  # never more than the recipe asks for
     assert fitted(candidates=20, minutes=0.01) == FEWEST_STEPS
     assert fitted(candidates=20) == 10_000
+
+
+def test_by_rungs_longer_trainings_fit_into_the_same_minutes(settings):
+    def fitted(halving: Rungs | None, confirm_seeds: int = 0) -> int:
+        budget = Budget(candidates=20, minutes=60)
+        wanted = replace(settings, budget=budget, halving=halving, confirm_seeds=confirm_seeds)
+        wanted = replace(wanted, training=replace(settings.training, steps=10**6))
+        return fitted_steps(wanted, Stopwatch(1))
+
+    # A network costs 1/9 + 2/27 + 2/27 of a whole training on average, and is measured 1 + 1/3 + 1/9 times.
+    each_s = 3600 * FITTED_SHARE / 20
+    assert fitted(Rungs(3, 3)) == int((each_s - 2.0 * 13 / 9) / (7 / 27) / 0.5)
+    assert fitted(Rungs(1, 3)) == fitted(None)
+    # One in nine stands at the end, and about half of these are trained again.
+    assert fitted(Rungs(3, 3), confirm_seeds=1) == int((each_s - 2.0 * (13 / 9 + 1 / 18)) / (7 / 27 + 1 / 18) / 0.5)
