@@ -63,23 +63,24 @@ def _events(folder: RunFolder, candidate: Candidate) -> Iterator[tuple[str, Poin
     """What has happened to a candidate so far, each thing by a name of its own."""
     if "latency_ratio" in candidate.numbers:
         yield "latency", [("latency_ratio", candidate.numbers["latency_ratio"], 0)]
+    losses, before = _losses(folder.candidate(candidate.number)), 0
     for step, psnr_db in candidate.rungs:
-        yield f"rung-{step}", [("psnr_db", psnr_db, step)]
-    if candidate.state == "complete":
-        yield "end", _end(folder.candidate(candidate.number), candidate)
+        # The curve in the file is that of the last rung: it has all that was there at the ones below.
+        yield f"rung-{step}", [*(point for point in losses if before < point[2] <= step), ("psnr_db", psnr_db, step)]
+        before = step
+    last = candidate.details.get("steps")
+    if candidate.state == "complete" and last is not None and last > before:
+        psnr = [("psnr_db", candidate.numbers["psnr_db"], int(last))] if "psnr_db" in candidate.numbers else []
+        yield "end", [*(point for point in losses if point[2] > before), *psnr]
 
 
-def _end(files: Path, candidate: Candidate) -> Points:
-    """The loss curve, and PSNR where the last rung does not have it already."""
+def _losses(files: Path) -> Points:
+    """The loss curve as far as it goes."""
     try:
         curve = json.loads((files / "training.json").read_text())["curve"]
     except (OSError, ValueError, KeyError):
-        curve = []
-    points: Points = [("loss", float(loss), int(step)) for step, loss in curve]
-    last = candidate.details.get("steps")
-    if "psnr_db" in candidate.numbers and last is not None and last not in dict(candidate.rungs):
-        points.append(("psnr_db", candidate.numbers["psnr_db"], int(last)))
-    return points
+        return []
+    return [("loss", float(loss), int(step)) for step, loss in curve]
 
 
 def _write(file: Path, points: Points) -> None:

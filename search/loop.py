@@ -255,6 +255,7 @@ class Search:
         if was_training and self.halving and candidate.target is not None:
             candidate = self.reached_rung(candidate, numbers["psnr_db"])
             if candidate.target != self.steps:
+                self.keep(self.folder_of(candidate.number) / "training.json", numbers)  # its curve so far
                 self.update(replace(candidate, state="paused"))
                 return
         candidate = self.trained(candidate, numbers) if was_training else self.timed(candidate, numbers[NETWORK])
