@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import watched
 from pruned import KEPT, PATH, child, run
 
 from paretosr.analysis.pareto import TRACES, front_figure
@@ -71,14 +71,6 @@ def pruned() -> RunSummary:
 
 
 @pytest.fixture(scope="module")
-def browser(chromium: Path) -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(chromium))
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(summary(), path)
@@ -105,21 +97,6 @@ def pruned_page(browser: Any, pruned_report: Path) -> Iterator[Any]:
     with watched(browser, pruned_report) as opened:
         opened.wait_for_selector("#path .scatterlayer")
         yield opened
-
-
-@contextmanager
-def watched(browser: Any, report: Path) -> Iterator[Any]:
-    context = browser.new_context(offline=True, viewport={"width": 1280, "height": 900}, color_scheme="light")
-    opened = context.new_page()
-    complaints: list[str] = []
-    opened.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
-    opened.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-    opened.on("request", lambda request: complaints.append(request.url) if request.url != report.as_uri() else None)
-    opened.goto(report.as_uri())
-    opened.wait_for_selector("#front .scatterlayer")
-    yield opened
-    context.close()
-    assert not [c for c in complaints if not c.startswith(("data:", "blob:"))]
 
 
 def drawn(page: Any) -> dict[str, Any]:

@@ -23,8 +23,8 @@ def network(number: int, rungs: list[list[float]], whole: bool) -> Candidate:
     return Candidate(number, design, state="complete" if whole else "paused", numbers=numbers, details=details)
 
 
-@pytest.fixture
-def summary() -> RunSummary:
+def climbers() -> RunSummary:
+    """Four networks on three rungs, of which two were trained to the end."""
     climbed = [[10, 24.0], [30, 25.0], [90, 26.5]]
     candidates = (
         network(0, climbed[:1], whole=False),
@@ -42,6 +42,11 @@ def summary() -> RunSummary:
         reference={"name": "imdn", "numbers": {"latency_ratio": 1.0, "activations_m": 100.0}},
         bicubic_psnr_db=24.5,
     )
+
+
+@pytest.fixture
+def summary() -> RunSummary:
+    return climbers()
 
 
 def test_the_rungs_are_drawn_and_told_apart(summary):
