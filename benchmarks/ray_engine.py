@@ -17,7 +17,7 @@ from typing import Any
 
 from paretosr.proxies.device import device_facts
 from paretosr.proxies.work import Data, Report, Stop
-from paretosr.runs.cluster import cluster
+from paretosr.runs.engines.cluster import cluster
 from paretosr.search.engine import Engine, Task
 
 SLOTS = (1, 8, 32)

@@ -21,8 +21,8 @@ from ..search.engine import RunFailed, Task, complete
 from ..search.recording import FACTS, read_recording
 from ..search.study import belongs
 from ..spaces import Design, InputError, unknown
+from .engines.local import LocalEngine
 from .inspection import read_run
-from .local_engine import LocalEngine
 from .recipe import Recipe
 from .recipe_file import parse_recipe
 from .story import Stopped, data_of, signals

@@ -13,6 +13,7 @@ from ..search.study import Record
 from ..spaces import BUILDABLE, Design, InputError, published, unknown
 from ..spaces.plan import Plan, read_plan
 from . import story
+from .engines.workplace import Workplace, workplace
 from .folder import RunFolder
 from .pruning_jobs import jobs
 from .pruning_wanted import is_whole, parents_of, refuse_unreachable
@@ -21,7 +22,6 @@ from .recipe_file import changed, read_recipe
 from .recipe_pruning import PruningPart
 from .storage import driven
 from .winner import chosen
-from .workplace import Workplace, workplace
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from ..search.study import Record
 from ..search.verdict import Verdict, confirm
 from ..spaces import InputError, published, published_architecture
 from .curves import curves_of, refuse_without_tensorboard
+from .engines.workplace import ThisMachine, Workplace, workplace
 from .folder import RunFolder
 from .pruning_story import Pruner
 from .pruning_wanted import asked_for, refuse_unreachable_of
@@ -50,7 +51,6 @@ from .status import Watch
 from .storage import driven, usable
 from .summary import front_rows, judged, summary_of, versions
 from .winner import export_candidate
-from .workplace import ThisMachine, Workplace, workplace
 
 TICK_S = 5.0
 THIS_MACHINE = ThisMachine()

@@ -23,6 +23,7 @@ from ..search.settings import training_seed
 from ..search.study import Record
 from ..spaces import BUILDABLE, InputError, build
 from .curves import curves_of, refuse_without_tensorboard
+from .engines.workplace import Workplace, workplace
 from .folder import RunFolder
 from .recipe import TrainPart
 from .recipe_file import network_of, read_recipe
@@ -30,7 +31,6 @@ from .storage import driven, usable
 from .story import Stopped, conclude, data_of, say_notes, signals, training_of
 from .summary import judged
 from .winner import chosen, export_candidate
-from .workplace import Workplace, workplace
 
 
 def train_candidate(

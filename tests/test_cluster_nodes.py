@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from paretosr.proxies.work import Data
-from paretosr.runs import cluster_nodes
-from paretosr.runs.cluster_nodes import check_token, described, facts_of, hashes, problem_of, the_kind
-from paretosr.runs.probe import installed, look
-from paretosr.runs.workplace import ThisMachine
+from paretosr.runs.engines import nodes as cluster_nodes
+from paretosr.runs.engines.nodes import check_token, described, facts_of, hashes, problem_of, the_kind
+from paretosr.runs.engines.probe import installed, look
+from paretosr.runs.engines.workplace import ThisMachine
 from paretosr.spaces import InputError
 
 HERE = {"version": "1.2", "sources": "abc"}

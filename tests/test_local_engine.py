@@ -20,7 +20,7 @@ from hard_works import Hungry
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.training import Training, saved_step
 from paretosr.proxies.work import Data, TimeWork, TrainWork
-from paretosr.runs.local_engine import LocalEngine
+from paretosr.runs.engines.local import LocalEngine
 from paretosr.search.engine import Finished, Task
 from paretosr.spaces import Architecture, Block, Design
 
@@ -248,7 +248,7 @@ import sys
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.training import Training
 from paretosr.proxies.work import Data, TimeWork, TrainWork
-from paretosr.runs.local_engine import LocalEngine
+from paretosr.runs.engines.local import LocalEngine
 from paretosr.search.engine import Task
 from paretosr.spaces import Architecture, Block, Design
 import multiprocessing

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from paretosr.runs.cluster_nodes import NodeFacts
-from paretosr.runs.placement import Need, Node, giving_way, need_of, node_to_clear, place, slots_of
+from paretosr.runs.engines.nodes import NodeFacts
+from paretosr.runs.engines.placement import Need, Node, giving_way, need_of, node_to_clear, place, slots_of
 from paretosr.search.engine import Task
 
 

@@ -18,9 +18,9 @@ from hard_works import Nap
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from paretosr.runs.cluster import cluster as connected
-from paretosr.runs.cluster_nodes import NodeFacts
-from paretosr.runs.ray_engine import alive
+from paretosr.runs.engines.cluster import cluster as connected
+from paretosr.runs.engines.nodes import NodeFacts
+from paretosr.runs.engines.ray_engine import alive
 from paretosr.search.engine import Task
 
 cloudpickle.register_pickle_by_value(hard_works)

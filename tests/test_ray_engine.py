@@ -20,11 +20,11 @@ from ray import cloudpickle
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.training import Training, saved_step
 from paretosr.proxies.work import Data, TimeWork, TrainWork
-from paretosr.runs import cluster_engine
-from paretosr.runs.cluster import Cluster, cluster, reached
-from paretosr.runs.cluster_engine import ClusterEngine
-from paretosr.runs.local_engine import LocalEngine
-from paretosr.runs.probe import installed
+from paretosr.runs.engines import cluster_engine
+from paretosr.runs.engines.cluster import Cluster, cluster, reached
+from paretosr.runs.engines.cluster_engine import ClusterEngine
+from paretosr.runs.engines.local import LocalEngine
+from paretosr.runs.engines.probe import installed
 from paretosr.search.engine import Engine, Finished, Task
 from paretosr.spaces import Architecture, Block, Design, InputError
 
@@ -203,14 +203,14 @@ def test_a_gpu_that_nobody_has_is_refused(place):
 
 @pytest.mark.parametrize("wanted", [{"version": "0.0.1"}, {"sources": "0" * 64}])
 def test_a_node_with_another_package_is_refused(place, photos, tmp_path, wanted, monkeypatch):
-    monkeypatch.setattr("paretosr.runs.cluster.installed", lambda: {**installed(), **wanted})
+    monkeypatch.setattr("paretosr.runs.engines.cluster.installed", lambda: {**installed(), **wanted})
     with pytest.raises(InputError, match=r"^node \S+: has (other sources of )?paretosr [\d.]+"):
         place.check(tmp_path / "run", Data(str(photos)), "cpu", None, timed=False)
     assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_node_with_other_images_is_refused(place, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("paretosr.runs.cluster.hashes", lambda data: {"train": "0" * 64})
+    monkeypatch.setattr("paretosr.runs.engines.cluster.hashes", lambda data: {"train": "0" * 64})
     with pytest.raises(InputError, match=r"has other train images at the same path than are here"):
         place.check(tmp_path / "run", Data(str(photos)), "cpu", None, timed=False)
     assert not list(tmp_path.rglob("*"))
@@ -232,7 +232,11 @@ def test_an_address_without_a_cluster_is_refused_at_once():
 
 @pytest.mark.parametrize("words", [("search", "quick"), ("train", "quick"), ("prune", "quick")])
 def test_a_missing_ray_is_one_line(paretosr: Command, monkeypatch: pytest.MonkeyPatch, tmp_path, words):
-    for name in [name for name in sys.modules if name in ("ray", "paretosr.runs.cluster", "paretosr.runs.ray_engine")]:
+    for name in [
+        name
+        for name in sys.modules
+        if name in ("ray", "paretosr.runs.engines.cluster", "paretosr.runs.engines.ray_engine")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray", None)
     refused(paretosr(*words, "--ray", "auto"), "Ray is not installed", "pip install 'paretosr[cluster]'")

@@ -24,9 +24,9 @@ from paretosr.proxies.images import load_images
 from paretosr.proxies.psnr import bicubic_baseline, evaluate
 from paretosr.proxies.work import _images
 from paretosr.runs import inspection, story, training_story
+from paretosr.runs.engines.local import LocalEngine
 from paretosr.runs.folder import RunFolder
 from paretosr.runs.inspection import read_run
-from paretosr.runs.local_engine import LocalEngine
 from paretosr.runs.summary import judged
 from paretosr.search.candidate import Candidate
 from paretosr.spaces import InputError

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..search.engine import Finished, RunFailed, Task
-from ..spaces import InputError
+from ...search.engine import Finished, RunFailed, Task
+from ...spaces import InputError
 from .outcome import DIED, DONE, FULL_DISK, NO_MEMORY, NODE_LOST, alone_in_vain, once_more_alone
 from .placement import Node, devices_of, giving_way, is_of_use, need_of, node_to_clear, place, slots_of
 from .ray_engine import RayTasks, alive, answered

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from ..proxies.training import Training, TrainingFailed
-from ..proxies.training_memory import training_memory_mb
-from ..proxies.work import Report, Stop, Work
-from ..proxies.writing import is_full_disk
-from ..search.engine import Task
-from ..spaces import Design, InputError
+from ...proxies.training import Training, TrainingFailed
+from ...proxies.training_memory import training_memory_mb
+from ...proxies.work import Report, Stop, Work
+from ...proxies.writing import is_full_disk
+from ...search.engine import Task
+from ...spaces import Design, InputError
 
 DONE, FAILED, NO_MEMORY, FULL_DISK = "done", "failed", "out of memory", "disk full"
 DIED, NODE_LOST = "died", "node lost"  # said of a worker, not by it

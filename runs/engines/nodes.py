@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from ..proxies.device import device_facts
-from ..proxies.work import Data
-from ..proxies.writing import writer
-from ..spaces import InputError
+from ...proxies.device import device_facts
+from ...proxies.work import Data
+from ...proxies.writing import writer
+from ...spaces import InputError
 
 SHARED_DISK_S = 5.0  # a shared disk may show a new file so much later to another node
 Answer = Mapping[str, Any]

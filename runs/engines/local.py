@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ..search.engine import Finished, Task
+from ...search.engine import Finished, Task
 from .outcome import DONE, FULL_DISK, NO_MEMORY, alone_in_vain, once_more_alone, outcome_of
 
 FAREWELL_S = 3.0  # so long a waiting worker may take to end by itself

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..proxies.work import Data
-from ..proxies.writing import writer
-from ..spaces import InputError
+from ...proxies.work import Data
+from ...proxies.writing import writer
+from ...spaces import InputError
 from .cluster_engine import ClusterEngine
-from .cluster_nodes import NodeFacts, described, hashes, kind_to_time_on, problem_of
+from .nodes import NodeFacts, described, hashes, kind_to_time_on, problem_of
 from .placement import is_of_use, slots_of
 from .probe import installed
 from .ray_engine import alive, answer_of, answered, ask, connected, first_line, known_address

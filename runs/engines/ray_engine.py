@@ -19,10 +19,10 @@ from ray._private import worker as ray_worker
 from ray._private.services import canonicalize_bootstrap_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..proxies.device import training_on
-from ..proxies.work import Work
-from ..search.engine import RunFailed
-from ..spaces import InputError
+from ...proxies.device import training_on
+from ...proxies.work import Work
+from ...search.engine import RunFailed
+from ...spaces import InputError
 from . import probe
 from .outcome import DIED, FAILED, NO_MEMORY, NODE_LOST, Outcome, outcome_of
 from .placement import Need

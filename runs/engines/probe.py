@@ -31,12 +31,12 @@ def installed() -> dict[str, str]:
 
 
 def look(wanted: dict[str, str], asked: Any) -> dict[str, Any]:
-    """The facts of this node, `cluster_nodes.facts_of` by the name; only what is installed where that is not `wanted`.
+    """The facts of this node, `nodes.facts_of` by the name; only what is installed where that is not `wanted`.
 
-    asked: a `cluster_nodes.Asked` as a dictionary, for its class is not known here.
+    asked: a `nodes.Asked` as a dictionary, for its class is not known here.
     """
     found = installed()
     if found != wanted:
         return {"installed": found}
     # By its full name: this function may lie nowhere.
-    return {"installed": found, **importlib.import_module("paretosr.runs.cluster_nodes").facts_of(asked)}
+    return {"installed": found, **importlib.import_module("paretosr.runs.engines.nodes").facts_of(asked)}

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..search.engine import Task
-from .cluster_nodes import NodeFacts
+from ...search.engine import Task
+from .nodes import NodeFacts
 
 EPSILON = 1e-6  # three thirds of a GPU are one
 

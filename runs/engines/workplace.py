@@ -8,13 +8,13 @@ from typing import Protocol
 
 import torch
 
-from ..proxies.device import find_device
-from ..proxies.work import Data
-from ..search.engine import Engine
-from ..spaces import InputError
-from .cluster_nodes import the_kind
-from .local_engine import LocalEngine
-from .summary import machine_facts
+from ...proxies.device import find_device
+from ...proxies.work import Data
+from ...search.engine import Engine
+from ...spaces import InputError
+from ..summary import machine_facts
+from .local import LocalEngine
+from .nodes import the_kind
 
 FULL_AT_ONCE = 2  # full trainings at a time on the CPU of one machine
 
