@@ -9,6 +9,7 @@ stopped and one that was not.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from random import Random
 
 import numpy as np
@@ -61,11 +62,11 @@ def opened(space: Space, seen: Sequence[Seen], random: Random, start: Start) -> 
 
     A type that no network has yet may break the limits by itself: after FORCED tries the start goes on without it.
     """
-    tried = {s.architecture.hash for s in seen}
+    tried = {s.architecture.hash for s in seen} if start.known else set[str]()
     for known in start.known:
         if known in space and known.hash not in tried:
             return Proposal(known.canonical(), "start: published network", guided=False)
-    alive = [s for s in seen if s.state != "pruned"]
+    alive = list(islice((s for s in seen if s.state != "pruned"), start.count))
     if len(alive) >= start.count:
         return None
     for block in space.blocks:
@@ -79,11 +80,14 @@ def population(measured: Sequence[Seen]) -> list[Seen]:
     """The best POPULATION of the measured ones, best first: by front, then by crowding."""
     points = np.array([s.points for s in measured], dtype=np.float64)
     rank = layers(points)
+    # Only the fronts that reach into the population are told apart further.
+    last = int(np.sort(rank)[min(POPULATION, len(rank)) - 1])
     spread = np.zeros(len(points))
-    for layer in range(int(rank.max()) + 1):
+    for layer in range(last + 1):
         members = rank == layer
         spread[members] = crowding(points[members])
-    order = sorted(range(len(points)), key=lambda i: (rank[i], -spread[i], measured[i].number))
+    best = np.flatnonzero(rank <= last).tolist()
+    order = sorted(best, key=lambda i: (rank[i], -spread[i], measured[i].number))
     return [measured[i] for i in order[:POPULATION]]
 
 
