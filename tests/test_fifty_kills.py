@@ -135,7 +135,10 @@ def test_fifty_kills_lose_nothing_and_double_nothing(recipe, name, place):
     write(rows, {"kill": "end", "of": "", "after_s": "", **counts}, TABLES / f"kills-{name}.csv")
     assert rows[-1]["rungs"] > 10, "the kills came too fast for anything to be done between them"
     assert counts["running"] == 0
-    assert counts["failed"] <= KILLS // 8, "only what was killed again and again may have failed"
+    failed = [c.reason for c in candidates(out) if c.state == "failed"]
+    # What is hit twice in a row (a worker alone, or at one place by two deaths of the driver) is given up.
+    assert all("killed" in reason or "deaths" in reason or "died" in reason for reason in failed), failed
+    assert len(failed) <= KILLS // 4
     check_end(out, asked)
 
 
