@@ -6,8 +6,9 @@ dominators in (PSNR at this rung, latency, activations, ...); of equals the one 
 that the front is trained along its whole length. Networks are compared with those of their own rung only.
 
 Sources: Li et al. 2020 (ASHA) for the asynchronous rungs, Schmucker et al. 2021 (MO-ASHA) for fronts in place of one
-metric; farthest-first in place of their epsilon-net. On a synthetic landscape it beat crowding and hypervolume
-contributions, and promotion by PSNR alone by far; `benchmarks/` has it on real trainings.
+metric; farthest-first in place of their epsilon-net. On a synthetic landscape of the prototype it beat crowding, was
+level with hypervolume contributions, and far ahead of promotion by PSNR alone; `paretosr simulate` compares on real
+trainings.
 """
 
 import math
@@ -115,9 +116,9 @@ class Rung:
         dominators = self._dominators[waiting]
         tied = waiting[dominators == dominators.min()]
         gone = ~self._waiting[:n]
-        tied = tied[:: math.ceil(len(tied) / MOST_EQUALS)]
         # In order of their numbers: a resumed search fills its rungs in that order, and must choose alike.
         tied = np.array(sorted(tied, key=self.numbers.__getitem__))
+        tied = tied[:: math.ceil(len(tied) / MOST_EQUALS)]
         if len(tied) > 1 and gone.any():
             points = self._points[:n]
             low = points.min(axis=0)

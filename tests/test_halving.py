@@ -12,6 +12,7 @@ from lives import EXACT, SPACE, Here, Run, dying_after, raising, small_settings
 from paretosr.proxies import work as work_room
 from paretosr.proxies.training import begin, train
 from paretosr.proxies.work import Data, TrainWork, patches_of
+from paretosr.search import halving as halving_room
 from paretosr.search.engine import Interrupted
 from paretosr.search.front import dominates
 from paretosr.search.halving import FAR_END, Halving, Rungs, rung_point
@@ -334,3 +335,20 @@ def test_the_sampler_is_shown_a_rung_as_it_is(settings, undisturbed):
     for s, c in zip(seen, run.outcome()[0], strict=True):
         assert s.state == "complete"
         assert s.points == pytest.approx((-c.rungs[-1][1], c.numbers["activations_m"]))
+
+
+def test_the_order_of_arrival_does_not_matter_among_very_many_equals(monkeypatch):
+    monkeypatch.setattr(halving_room, "MOST_EQUALS", 5)
+    random, chosen = np.random.default_rng(0), []
+    slopes = {number: np.array([number, -number], dtype=float) for number in range(40)}  # none dominates another
+    for order in (range(40), random.permutation(40)):
+        halving = Halving((1, 3), 2)
+        for number in order:
+            halving.arrive(int(number), 1, slopes[int(number)])
+        picked = []
+        while (due := halving.due()) is not None:
+            halving.promote(*due)
+            picked.append(due[0])
+        chosen.append(picked)
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 20
