@@ -32,7 +32,8 @@ class Tally:
     def renew(self) -> list[Candidate]:
         """Counts what has changed since the last time; the candidates that changed, as they are now."""
         self._mark, numbers = self.record.changes(self._mark)
-        changed = [self.record.candidates[number] for number in dict.fromkeys(numbers)]
+        candidates = self.record.candidates if numbers else ()
+        changed = [candidates[number] for number in dict.fromkeys(numbers)]
         for candidate in changed:
             self._count(candidate)
         return changed

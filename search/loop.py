@@ -175,7 +175,6 @@ class Search:
         if limit is not None:
             candidate = replace(candidate, state="pruned", reason=f"broke {limit}")
         candidate = self.record.add(candidate, memory)
-        self.view.note(candidate)
         if limit is None:
             self.send_on(candidate)
 
@@ -208,7 +207,7 @@ class Search:
         self.halving.promote(number, step)
         candidate = self.record.candidates[number]
         details = {**candidate.details, "target": self.halving.after(step)}
-        self.send_on(self.update(replace(candidate, state="running", details=details)))
+        self.send_on(self.record.update(replace(candidate, state="running", details=details)))
 
     def send_on(self, candidate: Candidate) -> None:
         """Submits the next piece of work that the candidate needs; completes it where none is left."""
@@ -256,7 +255,7 @@ class Search:
             candidate = self.reached_rung(candidate, numbers["psnr_db"])
             if candidate.target != self.steps:
                 self.keep(self.folder_of(candidate.number) / "training.json", numbers)  # its curve so far
-                self.update(replace(candidate, state="paused"))
+                self.record.update(replace(candidate, state="paused"))
                 return
         candidate = self.trained(candidate, numbers) if was_training else self.timed(candidate, numbers[NETWORK])
         limit = broken(self.settings.limits, candidate.numbers)
@@ -265,7 +264,7 @@ class Search:
         elif was_training or not self.settings.needs("trained"):
             self.finish(candidate, "complete")
         else:
-            self.update(candidate)
+            self.record.update(candidate)
             if not self.engine.stopping:
                 self.send_on(candidate)
 
@@ -294,14 +293,9 @@ class Search:
             details={**candidate.details, **details},
         )
 
-    def update(self, candidate: Candidate) -> Candidate:
-        """Writes what has become of a candidate."""
-        self.view.note(self.record.update(candidate))
-        return candidate
-
     def finish(self, candidate: Candidate, state: str, reason: str = "") -> None:
         """Writes the end of a candidate."""
-        self.update(replace(candidate, state=state, reason=reason or candidate.reason))
+        self.record.update(replace(candidate, state=state, reason=reason or candidate.reason))
         self.clear(candidate)
         if state == "failed":
             self.check_failures()

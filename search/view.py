@@ -14,34 +14,45 @@ TRAINED = ("complete", "paused")
 class View:
     """The candidates of the search as the sampler sees them, and how far they are trained.
 
-    steps_of: for each candidate of the search that is trained, to whatever rung, the steps it has had.
+    What has been written to the record since is taken in whenever it is asked.
     """
 
     def __init__(self, record: Record, settings: Settings, whole: int) -> None:
         """`whole` is the number of steps of a whole training."""
         self.record, self.settings, self.whole = record, settings, whole
-        self.steps_of: dict[int, int] = {}
-        self.steps = 0
+        self._mark = self._steps = 0
+        self._steps_of: dict[int, int] = {}  # of each candidate of the search that is trained, to whatever rung
         self._seen: dict[int, Seen] = {}
-        for candidate in record.candidates:
-            self.note(candidate)
 
     @property
     def seen(self) -> list[Seen]:
         """What the sampler is shown, in order of the numbers: the candidates whose genome lies in the space."""
+        self._renew()
         return list(self._seen.values())
 
     @property
     def trained(self) -> int:
         """How many candidates of the search are trained, to whatever rung."""
-        return len(self.steps_of)
+        self._renew()
+        return len(self._steps_of)
 
-    def note(self, candidate: Candidate) -> None:
-        """Takes in a candidate that is new or has changed."""
-        self.steps -= self.steps_of.pop(candidate.number, 0)
+    @property
+    def steps(self) -> int:
+        """The steps that these have had, in all."""
+        self._renew()
+        return self._steps
+
+    def _renew(self) -> None:
+        self._mark, numbers = self.record.changes(self._mark)
+        candidates = self.record.candidates if numbers else ()
+        for number in dict.fromkeys(numbers):
+            self._note(candidates[number])
+
+    def _note(self, candidate: Candidate) -> None:
+        self._steps -= self._steps_of.pop(candidate.number, 0)
         if candidate.kind == "search" and candidate.state in TRAINED:
-            self.steps_of[candidate.number] = candidate.target or self.whole
-            self.steps += self.steps_of[candidate.number]
+            self._steps_of[candidate.number] = candidate.target or self.whole
+            self._steps += self._steps_of[candidate.number]
         if candidate.number in self._seen or belongs(candidate, self.settings.space):
             self._seen[candidate.number] = self._as_seen(candidate)
 
