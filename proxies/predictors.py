@@ -37,14 +37,13 @@ FOLDS = 10  # of the residuals within a fit
 
 @dataclass(frozen=True)
 class Kind:
-    """A model: its words for a reader, what it is meant for, and the function that makes one from a seed.
+    """A model: its words for a reader, and the function that makes one from a seed.
 
     relative: its errors grow with what it predicts, which must be positive: latency. Intervals then are factors.
     columns: those it looks at, where it cannot use any other.
     """
 
     label: str
-    meant_for: str
     make: Callable[[int], Any]
     relative: bool = False
     columns: tuple[str, ...] = ()
@@ -261,9 +260,9 @@ def _gradient_boosting(seed: int) -> Any:
 # for 60 steps the rank correlation was 0.79 (extra trees) against 0.71 from the genome, and 0.86 against 0.90 from the
 # curve up to half of the steps. The sum alone goes on beyond what it has seen, and never predicts a negative time.
 PREDICTORS: dict[str, Kind] = {
-    "ridge": Kind("ridge", "PSNR, from a curve", _ridge),
-    "extra_trees": Kind("extra trees", "PSNR, from a genome", _extra_trees),
-    "gradient_boosting": Kind("gradient boosting", "PSNR, from both", _gradient_boosting),
-    "sum": Kind("sum of the work", "latency", lambda seed: Sum(), relative=True, columns=ADDITIVE),
+    "ridge": Kind("ridge", _ridge),
+    "extra_trees": Kind("extra trees", _extra_trees),
+    "gradient_boosting": Kind("gradient boosting", _gradient_boosting),
+    "sum": Kind("sum of the work", lambda seed: Sum(), relative=True, columns=ADDITIVE),
 }
 PSNR_MODELS = tuple(name for name, kind in PREDICTORS.items() if not kind.relative)

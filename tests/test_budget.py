@@ -1,7 +1,6 @@
 """When a search ends: its budgets, an exhausted space, limits that nothing keeps, failures; and its first record."""
 
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lives import Here
 from PIL import Image
 from sampling import EVERY_SAMPLER
 
@@ -20,7 +20,7 @@ from paretosr.proxies.training import Training
 from paretosr.proxies.work import Data, SpeedWork
 from paretosr.search import loop as loop_room
 from paretosr.search.candidate import Candidate
-from paretosr.search.engine import Finished, Interrupted, Task
+from paretosr.search.engine import Finished, Interrupted
 from paretosr.search.first import FEWEST_STEPS, FITTED_SHARE, first_record, fitted_steps
 from paretosr.search.halving import Rungs
 from paretosr.search.loop import FAILURES, HOPELESS, Exhausted, Search
@@ -40,30 +40,6 @@ def plain(name: str) -> BlockChoices:
 
 TINY = Space((plain("residual"), plain("scpa")), (8,), (1, 2), image_skips=("bilinear", "nearest"))  # 12 networks
 SPACE = Space((plain("residual"), plain("scpa")), (8, 9, 10, 11, 12), (1, 2, 3), image_skips=("bilinear", "nearest"))
-
-
-class Here:
-    """An engine that performs a task, really, when the next finished one is asked for."""
-
-    def __init__(self, slots: int = 1) -> None:
-        self.slots, self.stopping = slots, False
-        self.progress: Mapping[str, Mapping[str, Any]] = {}
-        self.queue: deque[Task] = deque()
-
-    def close(self) -> None:
-        """Nothing is left running."""
-
-    def submit(self, task: Task) -> None:
-        self.queue.append(task)
-
-    def next(self, timeout_s: float) -> Finished | None:
-        if not self.queue:
-            return None
-        task = self.queue.popleft()
-        try:
-            return Finished(task, task.work.perform(lambda said: None, lambda: False))
-        except Exception as error:  # noqa: BLE001  as the real engines do
-            return Finished(task, failure=str(error))
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +299,7 @@ def test_steps_are_fitted_into_the_minutes(settings):
             confirm_seeds=confirm_seeds,
             training=replace(settings.training, steps=steps),
         )
-        return fitted_steps(wanted, Stopwatch(slots))
+        return fitted_steps(wanted, Stopwatch(slots=slots))
 
     # Ten minutes for 20 networks: so many seconds for each, less its evaluation, half a second a step.
     assert fitted(candidates=20, minutes=10) == int((600 * FITTED_SHARE / 20 - 2) / 0.5)
@@ -339,7 +315,7 @@ def test_by_rungs_longer_trainings_fit_into_the_same_minutes(settings):
         budget = Budget(candidates=20, minutes=60)
         wanted = replace(settings, budget=budget, halving=halving, confirm_seeds=confirm_seeds)
         wanted = replace(wanted, training=replace(settings.training, steps=10**6))
-        return fitted_steps(wanted, Stopwatch(1))
+        return fitted_steps(wanted, Stopwatch())
 
     # A network costs 1/9 + 2/27 + 2/27 of a whole training on average, and is measured 1 + 1/3 + 1/9 times.
     each_s = 3600 * FITTED_SHARE / 20
