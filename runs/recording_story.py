@@ -131,9 +131,9 @@ class Recorder:
     # ---- training
 
     def train(self) -> None:
-        """Trains each network, rung by rung; the first of them with further seeds."""
-        plan = [(a, 0) for a in self.networks]
-        plan += [(a, r) for r in range(1, self.wanted.seeds) for a in self.networks[: self.wanted.repeated]]
+        """Trains each network, rung by rung; the first of them, which come first, with all seeds."""
+        repeated, once = self.networks[: self.wanted.repeated], self.networks[self.wanted.repeated :]
+        plan = [(a, r) for a in repeated for r in range(self.wanted.seeds)] + [(a, 0) for a in once]
         todo = ((a, r) for a, r in plan if len(self._rungs_of(a, r)) < len(self.rungs))
         running: dict[str, tuple[Architecture, int]] = {}
         with self._bar("training", len(plan)) as advance:

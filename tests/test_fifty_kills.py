@@ -136,7 +136,7 @@ def test_fifty_kills_lose_nothing_and_double_nothing(recipe, name, place):
     assert rows[-1]["rungs"] > 10, "the kills came too fast for anything to be done between them"
     assert counts["running"] == 0
     failed = [c.reason for c in candidates(out) if c.state == "failed"]
-    # What is hit twice in a row (a worker alone, or at one place by two deaths of the driver) is given up.
+    # What is hit again and again (three workers, or two drivers at one place) is given up.
     assert all("killed" in reason or "deaths" in reason or "died" in reason for reason in failed), failed
     assert len(failed) <= KILLS // 8, "only what was killed again and again may have failed"
     check_end(out, asked)

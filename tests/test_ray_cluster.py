@@ -105,10 +105,11 @@ def test_a_node_that_is_killed_in_mid_rung_costs_nothing_but_time(cluster, recip
         before = finished(out)
         lost = next(iter(cluster.worker_nodes))
         cluster.remove_node(lost, allow_graceful=False)
-        driver.wait_until(lambda: "is gone" in driver.log.read_text())
+        # Ray takes seconds to miss it. The other comes meanwhile, so that it is in time for what is left to do.
         cluster.add_node(num_cpus=1, object_store_memory=SMALL_STORE)
-        driver.wait_until(lambda: "has joined" in driver.log.read_text(), 180)
         assert driver.end(600) == 0, driver.log.read_text()
+    for event in ("is gone", "has joined"):
+        assert event in driver.log.read_text()
     after = finished(out)
     assert {number: after[number] for number in before} == before, "what was done is not done again"
     check_same(out, undisturbed)

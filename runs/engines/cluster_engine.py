@@ -11,12 +11,12 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...search.engine import Finished, RunFailed, Task
 from ...spaces import InputError
-from .outcome import DIED, DONE, FULL_DISK, NO_MEMORY, NODE_LOST, alone_in_vain, once_more_alone
+from .outcome import DIED, DONE, FULL_DISK, NO_MEMORY, NODE_LOST, after_death, alone_in_vain, once_more_alone
 from .placement import Node, devices_of, giving_way, is_of_use, need_of, node_to_clear, place, slots_of
 from .ray_engine import RayTasks, alive, answered
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 READ_S = 0.25  # what the tasks said is read this often
 NODES_S = 2.0  # and nodes that came or went are looked for
 GRACE_S = 7.0  # a stopping worker may take this long to end its step and save
-DEATHS = 3  # a task whose worker died so often, each time on a node that lives on, has failed
 
 
 @dataclass
@@ -187,7 +186,7 @@ class ClusterEngine:
             )
 
     def _died(self, going: Going) -> None:
-        """Of a task whose worker died: again, the last time alone, for memory may be the cause; then it has failed.
+        """Of a task whose worker died: again, or failed.
 
         A node that was lost took its workers with it, so deaths there do not count.
         """
@@ -195,12 +194,12 @@ class ClusterEngine:
         going.died_on.append(going.node.facts.id)
         here = alive()
         deaths = sum(node in here for node in going.died_on)
-        if deaths >= DEATHS:
+        again = after_death(going.task, deaths)
+        if again is None:
             why = f"its worker died {deaths} times (out of memory?)"
             self._ready.append(Finished(going.task, failure=alone_in_vain(going.task, why)))
             return
-        if deaths == DEATHS - 1:
-            going.task = replace(going.task, alone=True)
+        going.task = again
         self._enqueue(going, first=True)
 
     def _again_or_fail(self, going: Going, why: str) -> None:

@@ -1,7 +1,8 @@
 """The engine of one machine: worker processes, one task each at a time.
 
 An exclusive task (a timing) has the machine for itself: the workers are suspended while it runs, and go on after it.
-A training that ran out of memory is tried once more when no other runs, and no idle worker keeps any.
+A training that ran out of memory is tried once more when no other runs, and no idle worker keeps any; one whose
+worker was killed, so too, after it was tried beside others.
 A worker dies with the driver, even when the driver is killed, so that no orphan trains on.
 """
 
@@ -11,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 
 from ...search.engine import Finished, Task
-from .outcome import DONE, FULL_DISK, NO_MEMORY, alone_in_vain, once_more_alone, outcome_of
+from .outcome import DONE, FULL_DISK, NO_MEMORY, after_death, alone_in_vain, once_more_alone, outcome_of
 
 FAREWELL_S = 3.0  # so long a waiting worker may take to end by itself
 GRACE_S = 7.0  # a stopping worker may take this long to end its step and save
@@ -72,6 +73,7 @@ class LocalEngine:
         self._queue: deque[Task] = deque()
         self._workers: list[Worker] = []
         self._ready: deque[Finished] = deque()
+        self._deaths: Counter[str] = Counter()  # of workers, by the name of what they were doing
         self._suspended = False
         self._stop_by: float | None = None
 
@@ -89,6 +91,7 @@ class LocalEngine:
         if self.stopping:
             self._ready.append(Finished(task))
         else:
+            del self._deaths[task.name]
             self._queue.append(task)
             self._dispatch()
 
@@ -254,8 +257,10 @@ class LocalEngine:
             self._resume()
 
     def _again_or_fail(self, task: Task, why: str) -> None:
-        """Of a task that ran out of memory, or was killed, perhaps for that: once more alone, next of all."""
-        again = once_more_alone(task)
+        """Of a task that ran out of memory: once more alone, next of all."""
+        self._try_again(task, once_more_alone(task), why)
+
+    def _try_again(self, task: Task, again: Task | None, why: str) -> None:
         if again is None:
             self._ready.append(Finished(task, failure=alone_in_vain(task, why)))
         elif self._stopping:
@@ -282,7 +287,10 @@ class LocalEngine:
                 self._bury(worker, "")
 
     def _mourn(self, worker: Worker) -> None:
-        """Of a worker that died by itself: a SIGKILL is what the system does to those that take too much memory."""
+        """Of a worker that died by itself: a SIGKILL is what the system does to those that take too much memory.
+
+        Its task is tried again, next of all; somebody else may have been meant.
+        """
         cause, task = _cause_of_death(worker), worker.task
         if task is None or self._stopping or signal.SIGKILL.name not in cause:
             self._bury(worker, "" if self._stopping else cause)
@@ -290,7 +298,8 @@ class LocalEngine:
         worker.task = None
         self._bury(worker, "")
         self._forget(task)
-        self._again_or_fail(task, cause)
+        self._deaths[task.name] += 1
+        self._try_again(task, after_death(task, self._deaths[task.name]), cause)
         if task.work.exclusive:
             self._resume()
 

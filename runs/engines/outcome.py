@@ -13,6 +13,7 @@ from ...search.engine import Task
 from ...spaces import Design, InputError
 
 DONE, FAILED, NO_MEMORY, FULL_DISK = "done", "failed", "out of memory", "disk full"
+DEATHS = 3  # a task whose worker died so often has failed
 DIED, NODE_LOST = "died", "node lost"  # said of a worker, not by it
 Outcome = tuple[str, Any]
 
@@ -37,6 +38,16 @@ def reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     expected = isinstance(error, TrainingFailed | InputError)
     return lines[0] if expected else f"{type(error).__name__}: {lines[0]}"
+
+
+def after_death(task: Task, deaths: int) -> Task | None:
+    """The task as it is tried again after so many deaths of its workers: the last time alone, for it may be memory.
+
+    None where that was in vain: by then it is more likely its own fault than somebody else's.
+    """
+    if deaths >= DEATHS:
+        return None
+    return replace(task, alone=True) if deaths == DEATHS - 1 else task
 
 
 def once_more_alone(task: Task) -> Task | None:
