@@ -161,6 +161,13 @@ class _FunctionalConvolutions(TorchFunctionMode):
         {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, torch.convolution}
     )
 
+    # What gives an image as large as it takes; images are all that these are called with here.
+    OF_ONE_SHAPE = frozenset(
+        {F.relu, F.leaky_relu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.batch_norm, torch.sigmoid}
+    )
+
+    ARITHMETIC = frozenset({Tensor.add, Tensor.sub, Tensor.mul, Tensor.div, torch.add, torch.mul})
+
     def __init__(self) -> None:
         super().__init__()
         self.covered = 0  # how many modules with a rule, or excused ones, are running now
@@ -173,9 +180,19 @@ class _FunctionalConvolutions(TorchFunctionMode):
                 f"complexity: {func.__name__} is called as a function, so no rule counts it; call a Conv2d module, "
                 f"or set flops_counted = False on the module that calls it"
             )
-        if func is F.interpolate:  # costs nothing; on the meta device it was half of the time of a count
+        # On the meta device PyTorch works these out in Python, which was two thirds of the time of a count.
+        if func is F.interpolate:
             return _resized(*args, **(kwargs or {}))
+        if func in self.OF_ONE_SHAPE or (func in self.ARITHMETIC and not kwargs and _shaped_alike(*args)):
+            return args[0]
         return func(*args, **(kwargs or {}))
+
+
+def _shaped_alike(first: Any, *others: Any) -> bool:
+    """Whether sums and products of these have the shape of the first."""
+    return isinstance(first, Tensor) and all(
+        o.shape == first.shape if isinstance(o, Tensor) else isinstance(o, int | float) for o in others
+    )
 
 
 def _resized(
