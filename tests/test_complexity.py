@@ -1,12 +1,32 @@
 """Counts against hand counts, closed forms, and the figures of the published networks."""
 
+from random import Random
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from paretosr.proxies.complexity import Complexity, complexity
-from paretosr.spaces import BUILDABLE, Design, InputError, build, published, published_architecture
+from paretosr.spaces import (
+    BLOCKS,
+    BUILDABLE,
+    BlockChoices,
+    Design,
+    InputError,
+    Space,
+    build,
+    published,
+    published_architecture,
+)
+from paretosr.spaces.architecture import IMAGE_SKIPS
+from paretosr.spaces.forms import merge
+from paretosr.spaces.fusion import FUSIONS
+from paretosr.spaces.upsampler import UPSAMPLERS
+
+EVERYTHING = Space(
+    tuple(map(BlockChoices, BLOCKS)), (8, 16), (2, 4), tuple(FUSIONS), tuple(UPSAMPLERS), (8,), IMAGE_SKIPS
+)
 
 # parameters, flops_g, activations_m, convolutions, at 3x256x256. All but IMDN's paper version stand in AIM 2020's
 # Table 1, with fewer digits (MSRResNet: 1.517 / 166.36 / 292.55 / 37).
@@ -69,6 +89,21 @@ def test_convolutions_scale_with_the_pixels(name: str) -> None:
     assert large.convolutions == small.convolutions
     # Attention works on pooled maps too, which do not grow by just four.
     assert large.macs_g == pytest.approx(4 * small.macs_g, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [*BUILDABLE, *range(12)])
+def test_outputs_have_the_sizes_that_a_forward_gives_them(name: str | int) -> None:
+    """Counting knows the shapes of much that PyTorch would have to work out: of nothing else than it would give."""
+    design = published(name) if isinstance(name, str) else Design(EVERYTHING.sample(Random(name)))
+    network = merge(build(design, device="meta").eval(), fold_weight_norm=False)
+    sizes: list[int] = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.register_forward_hook(lambda module, inputs, output: sizes.append(output.numel()))
+    with torch.inference_mode():
+        network(torch.empty(1, 3, 53, 71, device="meta"))
+    found = complexity(design, (53, 71))
+    assert (found.convolutions, found.activations_m) == (len(sizes), sum(sizes) / 1e6)
 
 
 def test_convolution_by_hand() -> None:
