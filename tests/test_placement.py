@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from paretosr.runs.engines.nodes import NodeFacts
-from paretosr.runs.engines.placement import Need, Node, giving_way, need_of, node_to_clear, place, slots_of
+from paretosr.runs.engines.placement import Need, Node, giving_way, need_of, node_to_clear, place, slots_of, waited_for
 from paretosr.search.engine import Task
 
 
@@ -138,3 +138,17 @@ def test_halves_on_two_gpus_leave_no_whole_one():
     two.taken, two.gpu_of = {"a": Need(1, 0.5, False), "b": Need(1, 0.5, False)}, {"a": "0", "b": "1"}
     assert two.free_gpus == 1
     assert not two.fits(Need(1, 1.0, True))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "kind", "words"),
+    [
+        ("", None, "; none is left, the run waits for one"),
+        ("", "A", "; none is left, the run waits for one"),
+        ("B", "A", "; none is left of the kind to time on (A), timings wait for one"),
+        ("B", None, ""),
+        ("AB", "A", ""),
+    ],
+)
+def test_what_a_run_waits_for_after_a_loss(kinds, kind, words):
+    assert waited_for([node(str(i), 8, 1, k) for i, k in enumerate(kinds)], kind) == words

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...search.engine import Finished, RunFailed, Task
 from ...spaces import InputError
 from .outcome import DIED, DONE, FULL_DISK, NO_MEMORY, NODE_LOST, after_death, alone_in_vain, once_more_alone
-from .placement import Node, devices_of, giving_way, is_of_use, need_of, node_to_clear, place, slots_of
+from .placement import Node, devices_of, giving_way, is_of_use, need_of, node_to_clear, place, slots_of, waited_for
 from .ray_engine import RayTasks, alive, answered
 
 if TYPE_CHECKING:
@@ -274,8 +274,8 @@ class ClusterEngine:
                 "the Ray node that this run is driven from is gone; start it again, then run the same command to go on"
             )
         for id_ in [id_ for id_ in self._nodes if id_ not in rows]:
-            left = "" if len(self._nodes) > 1 else "; none is left, the run waits for one"
-            self._note(f"node {self._nodes.pop(id_).facts.host} is gone{left}")
+            host = self._nodes.pop(id_).facts.host
+            self._note(f"node {host} is gone{waited_for(self._nodes.values(), self._cluster.kind)}")
         for id_, row in rows.items():
             known = id_ in self._nodes or id_ in self._joining or id_ in self._refused
             if not known and is_of_use(row, self._device):

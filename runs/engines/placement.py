@@ -111,6 +111,19 @@ def candidates(task: Task, nodes: Iterable[Node], kind: str | None) -> list[Node
     ]
 
 
+def waited_for(nodes: Iterable[Node], kind: str | None) -> str:
+    """What the run waits for with these nodes, in words to be added to the loss of one; empty where it can go on.
+
+    kind: of the device that timings go to, None where nothing is timed.
+    """
+    kinds = {node.facts.kind for node in nodes}
+    if not kinds:
+        return "; none is left, the run waits for one"
+    return (
+        "" if kind is None or kind in kinds else f"; none is left of the kind to time on ({kind}), timings wait for one"
+    )
+
+
 def place(task: Task, nodes: Iterable[Node], kind: str | None, gpu_share: float) -> Node | None:
     """The node for a task, the emptiest that has room now; None where it has to wait.
 
