@@ -19,9 +19,8 @@ import torch
 from ..spaces import InputError, unknown
 
 KINDS = ("cpu", "cuda")
-PATIENCE_S = 300.0  # a timing takes seconds
-TRAINING_PATIENCE_S = 900.0  # and stairs some minutes
-_of_thread = threading.local()  # `training`: how to leave and enter again the share of the lock that it holds
+PATIENCE_S = 900.0  # a timing takes seconds, stairs some minutes
+_of_thread = threading.local()  # `trainings`: how to leave and enter again the shares of locks that it holds
 
 
 def find_device(name: str) -> torch.device:
@@ -73,12 +72,14 @@ def device_lock(device: str) -> Iterator[None]:
 @contextmanager
 def _own_share_given_up() -> Iterator[None]:
     """Lets go of what `training_on` holds in this thread, and takes it again: the thread would wait for itself."""
-    leave, enter = getattr(_of_thread, "training", None) or (lambda: None, lambda: None)
-    leave()
+    held: list[tuple[Callable[[], None], Callable[[], None]]] = list(getattr(_of_thread, "trainings", []))
+    for leave, _ in held:
+        leave()
     try:
         yield
     finally:
-        enter()
+        for _, enter in held:
+            enter()
 
 
 @contextmanager
@@ -86,13 +87,13 @@ def training_on(device: str) -> Iterator[Callable[[], None]]:
     """Keeps timings of other processes off the physical device while the block trains there, beside other trainings.
 
     Gives a function to be called between two steps: where a timing waits, it lets it pass. One that is held up for
-    TRAINING_PATIENCE_S is not waited for any longer.
+    PATIENCE_S is not waited for any longer.
     """
     with _opened(device) as (turnstile, lock):
 
         def enter() -> None:
             with suppress(TimeoutError):
-                _pass(turnstile, lock, fcntl.LOCK_SH, TRAINING_PATIENCE_S)
+                _pass(turnstile, lock, fcntl.LOCK_SH, PATIENCE_S)
 
         def leave() -> None:
             fcntl.flock(lock, fcntl.LOCK_UN)
@@ -105,11 +106,12 @@ def training_on(device: str) -> Iterator[Callable[[], None]]:
             enter()
 
         enter()
-        _of_thread.training = leave, enter
+        mine = leave, enter
+        _of_thread.trainings = [*getattr(_of_thread, "trainings", ()), mine]
         try:
             yield give_way
         finally:
-            _of_thread.training = None
+            _of_thread.trainings = [other for other in _of_thread.trainings if other is not mine]
             leave()
 
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import types
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -177,17 +177,19 @@ def refuse_small_images(least: Mapping[str, int], protocol: Protocol) -> None:
             raise InputError(f"'{name}' {wanted}, and those to time have down to {protocol.smallest}")
 
 
-def peak_memory_mb(network: nn.Module, protocol: Protocol, device: str) -> float | None:
+def peak_memory_mb(network: nn.Module, protocol: Protocol, device: str, *, calm: bool = True) -> float | None:
     """The most memory that weights, input and one forward held at once, in units of 2^20 bytes; None on a CPU.
 
     It is `max_memory_allocated`, less what was allocated before. A graph is measured as eager, whose buffers it keeps.
-    Of images of several sizes the largest counts; one of each other size is there beside it.
+    Of images of several sizes the largest counts; one of each other size is there beside it. calm: whether timings of
+    other processes are kept from being disturbed. A work that is not exclusive says no: it may be suspended with the
+    lock in hand, and the timing that it is suspended for would wait for it.
     """
     found = find_device(device)
     if found.type != "cuda":
         return None
     _refuse_impossible(protocol, found)
-    with device_lock(device), _conditions(protocol, found):
+    with device_lock(device) if calm else nullcontext(), _conditions(protocol, found):
         before = torch.cuda.memory_allocated(found)
         forwards = _prepare(network, protocol, found, execution="eager" if protocol.execution == "graph" else None)
         forwards = list(dict.fromkeys(forwards))  # one for each size

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .work import TrainWork
 
 PATIENCE_S = 300.0  # so long a peer may keep the others waiting: at the beginning it reads images and starts a device
+DYING_S = 2.0  # from the end of its connections to that of a process
 PR_SET_PDEATHSIG = 1
 
 
@@ -75,18 +77,28 @@ def refuse_uneven(batch: int, count: int) -> None:
 def together(work: "TrainWork") -> Iterator[Peers | None]:
     """The peers of a work that wants several devices, started here and ended with the block; None where it wants one.
 
-    RuntimeError from the training where a peer has died.
+    RuntimeError where a peer has died, with what it died of.
     """
     if work.gpus == 1:
         yield None
         return
     refuse_uneven(work.training.batch, work.gpus)
     with tempfile.TemporaryDirectory(prefix="paretosr-peers-") as place:
-        meeting = str(Path(place) / "meeting")
-        started = [_start(work, rank, meeting) for rank in range(1, work.gpus)]
+        started: list[subprocess.Popen[bytes]] = []
         try:
-            _join(0, work.gpus, meeting, work.device)
+            # One by one: where the second cannot be started, the first is known, and is ended below.
+            started.extend(_start(work, rank, place) for rank in range(1, work.gpus))
+            _wait_for(started, place)
+            _join(0, work.gpus, place, work.device)
             yield Peers(0, work.gpus)
+        except RuntimeError as error:
+            # Of one that is gone the others hear that a connection was closed; what it died of it alone knew.
+            told = (
+                _last_words(started, place) if type(error) is RuntimeError or isinstance(error, dist.DistError) else ""
+            )
+            if told:
+                raise RuntimeError(f"another device of the training: {told}") from error
+            raise
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
@@ -97,24 +109,57 @@ def together(work: "TrainWork") -> Iterator[Peers | None]:
                 process.wait()
 
 
-def _start(work: "TrainWork", rank: int, meeting: str) -> subprocess.Popen[bytes]:
+def _start(work: "TrainWork", rank: int, place: str) -> subprocess.Popen[bytes]:
     """Starts a peer; it is told what to do by its standard input."""
-    process = subprocess.Popen([sys.executable, "-m", "paretosr.proxies.parallel"], stdin=subprocess.PIPE)
+    with (Path(place) / f"{rank}.log").open("wb") as log:
+        command = [sys.executable, "-m", "paretosr.proxies.parallel"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
     assert process.stdin is not None
-    process.stdin.write(pickle.dumps((work, rank, meeting, os.getpid())))
-    process.stdin.close()
+    with suppress(BrokenPipeError), process.stdin:  # it has died; `_wait_for` says of what
+        process.stdin.write(pickle.dumps((work, rank, place, os.getpid())))
     return process
 
 
-def _join(rank: int, count: int, meeting: str, device: str) -> None:
+def _wait_for(started: Sequence[subprocess.Popen[bytes]], place: str) -> None:
+    """Waits until all peers are about to join; RuntimeError as soon as one has died, or after PATIENCE_S."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not all((Path(place) / f"{rank}.ready").exists() for rank in range(1, len(started) + 1)):
+        if any(process.poll() is not None for process in started):
+            raise RuntimeError("a peer has died")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the other devices of the training were not ready within {PATIENCE_S:g} s")
+        time.sleep(0.02)
+
+
+def _last_words(started: Sequence[subprocess.Popen[bytes]], place: str) -> str:
+    """What the first of the peers that died by themselves died of; empty where all live."""
+    deadline = time.monotonic() + DYING_S
+    while time.monotonic() < deadline:
+        for rank, process in enumerate(started, 1):
+            if process.poll():
+                lines = (Path(place) / f"{rank}.log").read_text(errors="replace").strip().splitlines()
+                killed = f"killed by {signal.Signals(-process.returncode).name}" if process.returncode < 0 else ""
+                return killed or (lines[-1] if lines else f"exit code {process.returncode}")
+        time.sleep(0.02)
+    return ""
+
+
+def _join(rank: int, count: int, place: str, device: str) -> None:
     """Meets the other peers, over the loopback: they are of one node."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     backend = "nccl" if device.startswith("cuda") else "gloo"
     if backend == "nccl":
+        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # who waits in vain gets an error, and is not aborted
         torch.cuda.set_device(device)
+    if rank:
+        (Path(place) / f"{rank}.ready").touch()
     dist.init_process_group(
-        backend, init_method=f"file://{meeting}", rank=rank, world_size=count, timeout=timedelta(seconds=PATIENCE_S)
+        backend,
+        init_method=f"file://{place}/meeting",
+        rank=rank,
+        world_size=count,
+        timeout=timedelta(seconds=PATIENCE_S),
     )
 
 
@@ -128,13 +173,13 @@ def _peer(train_share: Callable[..., None]) -> None:
     """The life of a peer: trains its share from where the work stands, and ends with the one that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    work, rank, meeting, parent = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own parent
+    work, rank, place, parent = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own parent
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
     torch.set_num_threads(1)
     device = device_of(work.device, rank)
-    _join(rank, work.gpus, meeting, device)
+    _join(rank, work.gpus, place, device)
     try:
         train_share(work, device, Peers(rank, work.gpus))
     finally:

@@ -215,13 +215,13 @@ def measure_training(work: TrainWork, report: Report, stop: Stop) -> dict[str, A
         return None
     network = finished_network(state)
     formed = inference_form(network)
-    # Where it stands goes into the word that is left: two deaths at one image may be its fault, at two images hardly.
-    result = evaluate(
-        formed,
-        validation,
-        device=work.device,
-        before_image=lambda name: mark_running(folder, f"measuring {name}{began}"),
-    )
+
+    def before_image(name: str) -> None:
+        # Where it stands goes into the word that is left: two deaths at one image may be its fault, at two hardly.
+        mark_running(folder, f"measuring {name}{began}")
+        report({"step": state.step, "steps": work.steps})  # and on a cluster a timing that waits is let in
+
+    result = evaluate(formed, validation, device=work.device, before_image=before_image)
     if work.steps == work.training.steps:
         # One that has grown is kept merged: what `build` makes has fewer kernels.
         kept = formed if work.training.grow_at else network

@@ -134,7 +134,7 @@ class Meter:
         if self.device.startswith("cuda"):
             design = Design(self.design.architecture, plan)
             network = deployed(design, build(design, device=self.device))
-            memory_mb = peak_memory_mb(network, self.protocol or Protocol(size=COUNT_SIZE), self.device)
+            memory_mb = peak_memory_mb(network, self.protocol or Protocol(size=COUNT_SIZE), self.device, calm=False)
             amounts["memory"] = memory_mb or 0.0
         return amounts
 

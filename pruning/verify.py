@@ -235,7 +235,8 @@ def _check_memory(network: nn.Module, compacted: Mapping[str, nn.Module]) -> tup
     """The peak before and after on a GPU, of the first form; raises where it has risen."""
     device = str(next(network.parameters()).device)
     protocol = Protocol(size=MEMORY_SIZE)
-    before, after = (peak_memory_mb(each, protocol, device) for each in (network, next(iter(compacted.values()))))
+    networks = network, next(iter(compacted.values()))
+    before, after = (peak_memory_mb(each, protocol, device, calm=False) for each in networks)
     if before is None or after is None:
         return None
     if after > before:

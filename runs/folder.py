@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..proxies.writing import is_left_behind, write_json
+from ..proxies.writing import is_full_disk, is_left_behind, write_json
 from ..search.study import STUDY_NAME
 from ..spaces import InputError
 from .recipe import Recipe
@@ -102,7 +102,9 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._refuse_foreign()
                 held.enter_context(only_driver(self.path / "lock", self.path))
-            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            except OSError as error:
+                if is_full_disk(error):
+                    raise
                 raise InputError(f"{self.path}: cannot be the folder of a run: {error.strerror}") from None
             yield held
 
@@ -176,9 +178,16 @@ class RunFolder:
 
 @contextmanager
 def only_driver(lock: Path, what: object) -> Iterator[None]:
-    """Holds a lock file, which names this process; InputError says who drives `what` where another holds it."""
+    """Holds a lock file, which names this process; InputError says who drives `what` where another holds it.
+
+    Also where the disk has no locks, as some shared ones: two drivers would write over each other.
+    """
     with lock.open("a+") as file:
-        if not _locked(file, fcntl.LOCK_EX, attempts=3):
+        try:
+            ours = _locked(file, fcntl.LOCK_EX, attempts=3)
+        except OSError as error:
+            raise InputError(f"{what}: lies on a disk that locks no files ({error.strerror}); choose another") from None
+        if not ours:
             file.seek(0)
             raise InputError(f"{what}: is being driven by {_owner(file)}; wait for it, or stop it first")
         file.truncate(0)

@@ -1,5 +1,6 @@
 """Where the record of a run is kept: `study.db` in its folder, or the database that `--storage` named at its start."""
 
+import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,15 @@ def _sqlite(rest: str) -> str:
     path = Path(rest[1:]).resolve()
     if not path.parent.is_dir():
         raise InputError(f"--storage: {path.parent} is not a folder")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise InputError(f"--storage: {path} cannot be written")
+    try:
+        # Of what is no database SQLite hears when it reads; an empty or absent file is one without tables.
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("pragma schema_version").fetchone()
+    except sqlite3.Error as error:
+        if path.exists():
+            raise InputError(f"--storage: {path} is not a SQLite file ({error})") from None
     return f"{SQLITE}{path}"
 
 

@@ -107,6 +107,7 @@ def check_place(
     """InputError where some worker could not do its part of the run; timed: also where no objective wants it."""
     timed = timed or settings.needs("timed") or times_to_prune(recipe.pruning)
     place.check(folder.path, settings.data, settings.device, recipe.latency.device_kind, timed=timed)
+    place.slots(settings.device, recipe.search.workers, recipe.train.gpu_share)
 
 
 def times_to_prune(part: PruningPart | None) -> bool:

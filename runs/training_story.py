@@ -83,7 +83,8 @@ def _train_candidate(
         refuse_other_judges(folder, data, record)
         device = place.device(other.device)
         place.check(path, data, device, None, timed=False)
-        refuse_more_gpus(place, other.train.gpus)
+        place.slots(device, None, other.train.gpu_share)
+        refuse_more_gpus(place, device, other.train.gpus)
         parent = next(c for c in judged(recipe, record).candidates if c.number == number)  # as it was confirmed
         child = child_of(record, parent, training, data, device, seeds)
         if child.state == "running":
@@ -131,7 +132,8 @@ def _train_network(
     say_notes(data, console)
     device = place.device(recipe.device)
     place.check(folder.path, data, device, None, timed=False)
-    refuse_more_gpus(place, recipe.train.gpus)
+    place.slots(device, None, recipe.train.gpu_share)
+    refuse_more_gpus(place, device, recipe.train.gpus)
     with folder.lock() as held:
         folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]), storage)
         record = held.enter_context(driven(folder, ("psnr_db",)))
@@ -158,10 +160,16 @@ def _train_network(
         say(candidate, folder.path / "winner", record, console)
 
 
-def refuse_more_gpus(place: Workplace, asked: int) -> None:
-    """InputError where a training is to have more GPUs than any node has."""
-    if asked > 1 and asked > (most := place.most_gpus()):
-        raise InputError(f"train.gpus: {asked} GPUs of one node are to share a training, and none has more than {most}")
+def refuse_more_gpus(place: Workplace, device: str, asked: int) -> None:
+    """InputError where a training is to have more GPUs than any node has, from `device` on."""
+    if asked == 1:
+        return
+    first, most = int(device.partition(":")[2] or 0), place.most_gpus()
+    if first + asked > most:
+        begins = f" from {device} on" if first else ""
+        raise InputError(
+            f"train.gpus: {asked} GPUs of one node{begins} are to share a training, and none has more than {most}"
+        )
 
 
 def refuse_other_judges(folder: RunFolder, data: Data, record: Record) -> None:

@@ -329,10 +329,12 @@ class Search:
         )
 
     def check_failures(self) -> None:
-        """Raises Exhausted when the last candidates all failed."""
-        tail = [c for c in self.record.candidates if c.kind == "search" and c.state in ("failed", "complete")]
+        """Raises Exhausted when the last candidates all failed; who reached a rung before it did has not."""
+        tail = [
+            c for c in self.record.candidates if c.kind == "search" and (c.rungs or c.state in ("failed", "complete"))
+        ]
         tail = tail[-FAILURES:]
-        if len(tail) == FAILURES and all(c.state == "failed" for c in tail):
+        if len(tail) == FAILURES and all(c.state == "failed" and not c.rungs for c in tail):
             raise Exhausted(f"{FAILURES} candidates in a row failed, the last one: {tail[-1].reason}", 1)
 
 

@@ -46,6 +46,7 @@ def chosen(
     if len(proposals) < 2 or len(measured) < FEWEST_ROWS:
         return proposals[0]
     known = np.array([s.points for s in measured], dtype=np.float64)
+    compared = known.copy()
     architectures = [proposal.architecture for proposal in proposals]
     columns = []
     for at, name in enumerate(objectives):
@@ -53,22 +54,32 @@ def chosen(
         if stage == "counted":
             columns.append(np.array([sign * count(Design(a))[name] for a in architectures]))
         elif stage == "trained":
-            columns.append(_psnr(prefilter.model, space, measured, known[:, at], architectures))
+            whole, expected = _psnr(prefilter.model, space, measured, known[:, at], architectures)
+            compared[:, at] = whole
+            columns.append(expected)
         else:
             columns.append(_timed(name, measured, sign * known[:, at], architectures) * sign)
-    best = _best(np.column_stack(columns), known)
+    best = _best(np.column_stack(columns), compared)
     words = f"{proposals[best].origin}, chosen of {len(proposals)}"
     return Proposal(proposals[best].architecture, words, proposals[best].memory)
 
 
 def _psnr(
     model: str, space: Space, measured: Sequence[Seen], points: NDArray[np.float64], asked: Sequence[Architecture]
-) -> NDArray[np.float64]:
-    """Minus the PSNR expected of whole trainings, `[N]`, from points of trainings of any length."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Minus the PSNR of whole trainings: of those measured `[M]`, and of those asked for `[N]`.
+
+    Learnt from trainings of any length. Measured where the training was a whole one, expected elsewhere: an early PSNR
+    is lower, and beside it almost any proposal would look good.
+    """
     shares = np.array([[np.log(s.share)] for s in measured])
-    learnt = genome_features(space, [s.architecture for s in measured]).beside(Features(("log_share",), shares))
-    wanted = genome_features(space, asked).beside(Features(("log_share",), np.zeros((len(asked), 1))))
-    return quick_fit(learnt, points, model)(wanted)
+    genomes = genome_features(space, [s.architecture for s in measured])
+    expect = quick_fit(genomes.beside(Features(("log_share",), shares)), points, model)
+
+    def whole(genomes: Features) -> NDArray[np.float64]:
+        return expect(genomes.beside(Features(("log_share",), np.zeros((len(genomes.values), 1)))))
+
+    return np.where(shares[:, 0] < 0, whole(genomes), points), whole(genome_features(space, asked))
 
 
 def _timed(

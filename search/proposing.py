@@ -42,7 +42,10 @@ def next_proposal(settings: Settings, seen: Sequence[Seen], known: Collection[st
     several = [next(proposals)]
     # A random draw, or one of the start, is not weighed against others: it is there to see what nobody expects.
     while several[-1].guided and len(several) < settings.prefilter.proposals:
-        more = next(proposals)
+        try:
+            more = next(proposals)
+        except Exhausted:  # these are the last
+            break
         if not more.guided:
             break
         several.append(more)

@@ -21,7 +21,8 @@ class View:
         """`whole` is the number of steps of a whole training."""
         self.record, self.settings, self.whole = record, settings, whole
         self._mark = self._steps = 0
-        self._steps_of: dict[int, int] = {}  # of each candidate of the search that is trained, to whatever rung
+        self._steps_of: dict[int, int] = {}
+        self._trained: set[int] = set()  # the candidates of the search that are trained, to whatever rung
         self._seen: dict[int, Seen] = {}
 
     @property
@@ -34,11 +35,11 @@ class View:
     def trained(self) -> int:
         """How many candidates of the search are trained, to whatever rung."""
         self._renew()
-        return len(self._steps_of)
+        return len(self._trained)
 
     @property
     def steps(self) -> int:
-        """The steps that these have had, in all."""
+        """The steps that these have had in all, and those that failed on their way from a rung, up to that rung."""
         self._renew()
         return self._steps
 
@@ -50,9 +51,13 @@ class View:
 
     def _note(self, candidate: Candidate) -> None:
         self._steps -= self._steps_of.pop(candidate.number, 0)
+        self._trained.discard(candidate.number)
         if candidate.kind == "search" and candidate.state in TRAINED:
+            self._trained.add(candidate.number)
             self._steps_of[candidate.number] = candidate.target or self.whole
-            self._steps += self._steps_of[candidate.number]
+        elif candidate.kind == "search" and candidate.state == "failed" and candidate.rungs:
+            self._steps_of[candidate.number] = candidate.rungs[-1][0]
+        self._steps += self._steps_of.get(candidate.number, 0)
         if candidate.number in self._seen or belongs(candidate, self.settings.space):
             self._seen[candidate.number] = self._as_seen(candidate)
 

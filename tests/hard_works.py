@@ -58,6 +58,17 @@ class Hungry:
 
 
 @dataclass(frozen=True)
+class Broken:
+    """Fails with these words."""
+
+    words: str
+    exclusive: bool = False
+
+    def perform(self, report: Report, stop: Stop) -> dict[str, Any]:
+        raise RuntimeError(self.words)
+
+
+@dataclass(frozen=True)
 class Deaf:
     """Hears nothing, and ends never."""
 

@@ -19,7 +19,9 @@ CLUSTERS = REPOSITORY / "runs" / "clusters"
 PAGE = (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
 SLURM = (CLUSTERS / "slurm.sbatch").read_text(encoding="utf-8")
 LAUNCHER = yaml.safe_load((CLUSTERS / "ray-cluster.yaml").read_text(encoding="utf-8"))
-MANIFESTS = list(yaml.safe_load_all((CLUSTERS / "kuberay-rayjob.yaml").read_text(encoding="utf-8")))
+MANIFESTS = [
+    yaml.safe_load((CLUSTERS / f"kuberay-{name}.yaml").read_text(encoding="utf-8")) for name in ("volume", "rayjob")
+]
 COMMANDS = typer.main.get_group(app).commands
 VERSION = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
 PINNED = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line)

@@ -5,6 +5,7 @@ import os
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -111,8 +112,10 @@ def test_a_stream_of_trainings_does_not_starve_a_timing(lock_file: Path) -> None
     assert order.index("timing ends") == order.index("timing begins") + 1, "a training made a step beside the timing"
 
 
-def test_a_training_that_measures_memory_does_not_wait_for_itself(lock_file: Path) -> None:
-    with training_on("cpu") as give_way:
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_training_that_measures_memory_does_not_wait_for_itself(lock_file: Path, devices: int) -> None:
+    with ExitStack() as stack:
+        give_way = [stack.enter_context(training_on("cpu")) for _ in range(devices)][-1]
         with device_lock("cpu"):
             assert not is_free(lock_file)
         with lock_file.open() as handle:  # it has its share again
@@ -129,7 +132,7 @@ def test_who_waits_for_too_long_is_told(lock_file: Path, monkeypatch: pytest.Mon
         pytest.raises(TimeoutError, match=r"for 0\.1 s \(\S+paretosr-cpu\.lock is held\)"),
     ):
         device_room._pass(*files, fcntl.LOCK_EX, 0.1)
-    monkeypatch.setattr(device_room, "TRAINING_PATIENCE_S", 0.1)
+    monkeypatch.setattr(device_room, "PATIENCE_S", 0.1)
     with device_lock("cpu"), training_on("cpu"):
         pass  # a timing that is held up keeps no training from its end
 

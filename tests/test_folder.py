@@ -1,5 +1,6 @@
 """The folder of a run: one driver at a time, one recipe for good, and nothing that was there is ever lost."""
 
+import errno
 import json
 import os
 import re
@@ -192,6 +193,22 @@ def test_a_file_in_the_way_is_said_so(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(InputError, match="cannot be the folder of a run"), RunFolder(path).lock():
             pytest.fail("must not be entered")
+
+
+def test_a_place_where_no_folder_can_be_is_said_so():
+    with pytest.raises(InputError, match="cannot be the folder of a run"), RunFolder(Path("/proc/nobody/run")).lock():
+        pytest.fail("must not be entered")
+
+
+def test_a_disk_without_locks_is_said_so(tmp_path, monkeypatch):
+    """As Lustre is that was mounted without them; two drivers would write over each other."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("paretosr.runs.folder.fcntl.flock", refuse)
+    with pytest.raises(InputError, match="lies on a disk that locks no files"), RunFolder(tmp_path / "run").lock():
+        pytest.fail("must not be entered")
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"name": 1, "command": "", "recipe": {"sede": 1}}'])

@@ -1,5 +1,6 @@
 """Successive halving: what is promoted, against its definition; a search by rungs, killed, stopped and gone on with."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -19,6 +20,7 @@ from paretosr.search.halving import FAR_END, Halving, Rungs, rung_point
 from paretosr.search.samplers import SAMPLERS, Start
 from paretosr.search.settings import Budget, Settings
 from paretosr.search.study import Record
+from paretosr.search.view import View
 
 RUNGS = Rungs(3, 2)  # of 4 steps: 1, 2, 4
 
@@ -298,6 +300,35 @@ def test_one_that_fails_at_a_rung_is_failed_and_the_search_goes_on(settings, tmp
     candidates = run.outcome()[0]
     assert candidates[3].state == "failed"
     assert sum(c.state in ("paused", "complete") for c in candidates) == 8
+
+
+def failing_at(*tasks: str) -> Callable[[str], None]:
+    def event(name: str) -> None:
+        if name.removeprefix("begin ") in tasks:
+            raise RuntimeError("non-finite loss")
+
+    return event
+
+
+def test_failures_between_networks_that_wait_at_a_rung_are_not_in_a_row(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("paretosr.search.loop.FAILURES", 2)
+    run = Run(settings, tmp_path)
+    run.search(Here(failing_at("1/TrainWork/1", "3/TrainWork/1")))
+    assert sum(c.state in ("paused", "complete") for c in run.outcome()[0]) == 8
+
+
+def test_steps_up_to_a_rung_are_spent_though_the_network_fails_after_it(settings, tmp_path):
+    run = Run(settings, tmp_path)
+    second = settings.halving.steps(settings.training.steps)[1]
+    run.search(Here(failing_at(*(f"{number}/TrainWork/{second}" for number in range(20)))))
+    candidates = run.outcome()[0]
+    failed = [c for c in candidates if c.state == "failed"]
+    assert failed
+    assert all(c.rungs for c in failed)
+    with run.record() as record:
+        view = View(record, settings, settings.training.steps)
+        assert view.steps == spent(run)
+        assert view.trained == len(candidates) - len(failed)
 
 
 class Together(Here):

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hard_works import Hungry
+from hard_works import Broken, Hungry
 
 from paretosr.proxies.latency import Protocol
 from paretosr.proxies.training import Training, saved_step
 from paretosr.proxies.work import Data, TimeWork, TrainWork
 from paretosr.runs.engines.local import LocalEngine
-from paretosr.runs.engines.outcome import DEATHS
+from paretosr.runs.engines.outcome import DEATHS, LACKS_MEMORY
 from paretosr.search.engine import Finished, Task
 from paretosr.spaces import Architecture, Block, Design
 
@@ -176,6 +176,21 @@ def test_what_runs_out_of_memory_alone_fails_and_says_so(engine, tmp_path):
     assert finish(engine).failure == "out of memory, on a whole device too"
 
 
+def test_a_worker_whose_gpu_is_out_of_order_does_nothing_more(engine, training):
+    (worker,) = workers()
+    engine.submit(Task("broken", Broken("CUDA error: an illegal memory access was encountered")))
+    engine.submit(Task("next", training(2)))
+    assert finish(engine).failure == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert finish(engine).failure == ""
+    assert state(worker) == "gone"
+
+
+@pytest.mark.parametrize("words", LACKS_MEMORY)
+def test_a_lack_of_memory_is_known_by_its_many_names(engine, words):
+    engine.submit(Task("too large", Broken(f"{words}, said the library")))
+    assert finish(engine).failure == "out of memory, on a whole device too"
+
+
 def test_a_task_that_takes_too_long_is_ended(engine, training):
     (worker,) = workers()
     engine.submit(Task("slow", training(ENDLESS), minutes=0.02))
@@ -250,7 +265,7 @@ from paretosr.proxies.latency import Protocol
 from paretosr.proxies.training import Training
 from paretosr.proxies.work import Data, TimeWork, TrainWork
 from paretosr.runs.engines.local import LocalEngine
-from paretosr.runs.engines.outcome import DEATHS
+from paretosr.runs.engines.outcome import DEATHS, LACKS_MEMORY
 from paretosr.search.engine import Task
 from paretosr.spaces import Architecture, Block, Design
 import multiprocessing

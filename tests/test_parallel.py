@@ -78,10 +78,24 @@ def test_a_peer_that_dies_ends_the_training_and_leaves_none_behind(work, monkeyp
         steps.append(1)
         return False
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=r"^another device of the training: killed by SIGKILL$"):
         perform(long, stop)
     assert steps
     assert all(process.poll() is not None for process in started)
+
+
+def test_a_peer_that_cannot_begin_ends_the_training_at_once_with_its_reason(work, monkeypatch):
+    start = parallel_room._start
+    broken = replace(work, gpus=2, device="nowhere")
+
+    def misled(work: TrainWork, *where: Any) -> subprocess.Popen[bytes]:
+        return start(broken, *where)
+
+    monkeypatch.setattr(parallel_room, "_start", misled)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"^another device of the training: .*nowhere"):
+        perform(replace(work, gpus=2))
+    assert time.monotonic() - began < 60
 
 
 def test_peers_share_every_patch_once():

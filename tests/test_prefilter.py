@@ -10,8 +10,8 @@ from test_simulator import SETTINGS, WHOLE
 
 from paretosr.proxies.predictors import FEWEST_ROWS, PSNR_MODELS
 from paretosr.search.halving import Rungs
-from paretosr.search.prefilter import Prefilter, chosen
-from paretosr.search.proposing import next_proposal
+from paretosr.search.prefilter import Prefilter, _psnr, chosen
+from paretosr.search.proposing import Exhausted, next_proposal
 from paretosr.search.seen import Proposal, Seen
 from paretosr.search.settings import Budget
 from paretosr.search.simulator import simulate
@@ -77,6 +77,33 @@ def test_what_is_timed_is_predicted_from_the_work():
     assert chosen(Prefilter(2, "ridge"), SPACE, aims, deep_and_shallow(16), seen, activations).origin.startswith(
         "shallow"
     )
+
+
+def test_an_early_psnr_is_not_compared_with_that_of_whole_trainings():
+    seen, true = [], []
+    for s in seen_of(80):
+        assert s.points is not None
+        true.append(s.points[0])
+        share = 1.0 if s.number % 2 else 1 / 9
+        seen.append(replace(s, points=(s.points[0] - 1.5 * np.log(share), s.points[1]), share=share))
+    points = np.array([s.points[0] for s in seen])
+    whole, _ = _psnr("ridge", SPACE, seen, points, [seen[0].architecture])
+    assert np.array_equal(whole[1::2], points[1::2]), "what was measured stands"
+    assert np.abs(whole - true).max() < 0.5
+    assert np.abs(points - true).max() > 3
+
+
+@pytest.mark.parametrize("sampler", ["evolution", "random", "tpe"])
+def test_a_space_is_tried_to_its_last_network(sampler):
+    space, seen = replace(SPACE, depths=(1,)), []
+    settings = replace(SETTINGS, space=space, sampler=sampler, objectives=AIMS, prefilter=Prefilter(8, "ridge"))
+    while len(seen) < space.size:
+        known = {s.architecture.hash for s in seen}
+        a = next_proposal(settings, seen, known, activations).architecture
+        assert a.hash not in known
+        seen.append(Seen(len(seen), a, "complete", (-float(len(seen) % 5), float(a.width))))
+    with pytest.raises(Exhausted, match="all 9 networks of the space have been tried"):
+        next_proposal(settings, seen, {s.architecture.hash for s in seen}, activations)
 
 
 def test_only_what_was_proposed_from_knowledge_is_weighed():

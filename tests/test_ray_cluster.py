@@ -177,3 +177,44 @@ def test_of_two_gpus_a_timing_has_one_and_the_trainings_of_the_other_go_on(monke
     after = [n for n in numbers.values() if n["began"] >= timing["ended"]]
     assert [n["gpus"] == timing["gpus"] for n in beside] == [False, False], "two were left alone, on the other GPU"
     assert len(after) == 2, "and two gave way, and began again"
+
+
+def test_a_gpu_that_was_kept_free_for_a_timing_works_on_after_it_was_taken_elsewhere(monkeypatch):
+    """Trainings with a whole GPU do not give way, so the timing goes where one ends first."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    head = {"num_cpus": 0, "object_store_memory": SMALL_STORE, "include_dashboard": False}
+    gpus = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(2):
+            gpus.add_node(num_cpus=4, num_gpus=1, object_store_memory=SMALL_STORE)
+        with connected(str(gpus.address)) as place:
+            rows = [row for row in alive().values() if row["Resources"].get("GPU")]
+            place.nodes = [NodeFacts(row["NodeID"], row["NodeID"], "A GPU", 4, 1, {}) for row in rows]
+            with place.engine("cuda:0", None, 1.0, None, lambda: False) as engine:
+                numbers = {}
+
+                def take_until(count: int) -> None:
+                    while len(numbers) < count:
+                        finished = engine.next(120)
+                        assert finished is not None
+                        assert finished.numbers is not None, finished.failure
+                        numbers[finished.task.name] = finished.numbers
+
+                engine.submit(Task("the one on the node that is cleared", Nap(12.0, "cuda:0")))
+                engine.submit(Task("the one that ends first", Nap(4.0, "cuda:0")))
+                deadline = time.monotonic() + 120
+                while len(engine.progress) < 2:
+                    assert time.monotonic() < deadline, "not both began"
+                    assert engine.next(0.1) is None
+                engine.submit(Task("timing", Nap(0.5, "cuda:0", exclusive=True)))
+                take_until(3)
+                for name in ("one more", "another"):
+                    engine.submit(Task(name, Nap(8.0, "cuda:0")))
+                take_until(5)
+    finally:
+        gpus.shutdown()
+    assert numbers["timing"]["ended"] < numbers["the one on the node that is cleared"]["ended"]
+    assert numbers["another"]["began"] < numbers["one more"]["ended"], "both GPUs are at work"
+    assert numbers["one more"]["began"] < numbers["another"]["ended"]
+    pids = [numbers[name].get("pid") for name in numbers]
+    assert len(set(pids)) == len(pids), "a process that worked on a GPU is not used for another task"

@@ -54,6 +54,22 @@ def test_what_cannot_hold_a_record_is_refused(url, words):
     assert "\n" not in said
 
 
+@pytest.mark.parametrize("content", [None, "a letter, not a database, which is long enough to be one" * 40])
+def test_a_file_that_is_no_database_is_refused(tmp_path, content):
+    file = tmp_path / "study.db"
+    file.mkdir() if content is None else file.write_text(content)
+    with pytest.raises(InputError, match=rf"^--storage: {file} is not a SQLite file \("):
+        usable(f"sqlite:///{file}")
+
+
+def test_a_new_file_and_an_earlier_one_will_do(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    assert usable(url) == url
+    assert not list(tmp_path.iterdir()), "nothing is written by looking"
+    (tmp_path / "study.db").touch()
+    assert usable(url) == url
+
+
 def test_no_storage_is_no_storage():
     assert usable(None) is None
 

@@ -147,6 +147,17 @@ class Cluster:
             self.token.unlink(missing_ok=True)
         self.token = self.asked["token"] = None
 
+    def slots(self, device: str, most: int | None, gpu_share: float) -> int:
+        """How many trainings the nodes that were checked do at a time; InputError where `most` are more than that."""
+        held = sum(slots_of(node, device, gpu_share) for node in self.nodes)
+        if most is not None and most > held:
+            what = f"{sum(node.gpus for node in self.nodes):g} GPUs" if device != "cpu" else f"{held} CPUs"
+            share = f" at train.gpu_share {gpu_share:g}" if device != "cpu" else ""
+            raise InputError(f"search.workers: {most} trainings at a time, and the cluster has {what}{share}: {held}")
+        if not held:
+            raise InputError(f"--ray {self.address}: no node has a CPU left beside a GPU, which a training needs")
+        return most or held
+
     def most_gpus(self) -> int:
         """Of the node that has the most."""
         return int(max((row["Resources"].get("GPU", 0) for row in alive().values()), default=0))
@@ -165,14 +176,8 @@ class Cluster:
         trainings: int | None,
         asked_to_stop: Callable[[], bool],
     ) -> Iterator[ClusterEngine]:
-        """The engine of the nodes that were checked; InputError where `most` are more than they hold."""
-        held = sum(slots_of(node, device, gpu_share) for node in self.nodes)
-        if most is not None and most > held:
-            what = f"{sum(node.gpus for node in self.nodes):g} GPUs" if device != "cpu" else f"{held} CPUs"
-            share = f" at train.gpu_share {gpu_share:g}" if device != "cpu" else ""
-            raise InputError(f"search.workers: {most} trainings at a time, and the cluster has {what}{share}: {held}")
-        if not held:
-            raise InputError(f"--ray {self.address}: no node has a CPU left beside a GPU, which a training needs")
+        """The engine of the nodes that were checked; they come and go, and with them what can be done at a time."""
+        self.slots(device, most, gpu_share)
         limits = [limit for limit in (most, trainings) if limit is not None]
         engine = ClusterEngine(self, device, gpu_share, min(limits, default=None), asked_to_stop, self.note)
         try:

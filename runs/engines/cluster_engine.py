@@ -156,8 +156,9 @@ class ClusterEngine:
         task, need = going.task, need_of(going.task, self._gpu_share, node.facts)
         going.key, going.node, going.began = f"{task.name} #{next(self._attempts)}", node, None
         node.taken[going.key] = need
-        if node.cleared_for == task.name:
-            node.cleared_for = None
+        for other in self._nodes.values():  # it may have found room elsewhere than where it was being made
+            if other.cleared_for == task.name:
+                other.cleared_for = None
         self._tasks.start(going.key, task.work, need, node.facts.id)
         self._running[going.key] = going
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ...search.engine import Finished, Task
-from .outcome import DONE, FULL_DISK, NO_MEMORY, after_death, alone_in_vain, once_more_alone, outcome_of
+from .outcome import DONE, FULL_DISK, NO_MEMORY, after_death, alone_in_vain, once_more_alone, outcome_of, spoils_worker
 
 FAREWELL_S = 3.0  # so long a waiting worker may take to end by itself
 GRACE_S = 7.0  # a stopping worker may take this long to end its step and save
@@ -236,6 +236,8 @@ class LocalEngine:
                     self._mourn(worker)
                     break
                 self._take(worker, *said)
+                if worker not in self._workers:
+                    break
 
     def _take(self, worker: Worker, kind: str, content: Any) -> None:
         if kind == "ready":
@@ -247,6 +249,8 @@ class LocalEngine:
             return
         task, worker.task = worker.task, None
         self._forget(task)
+        if spoils_worker(kind, content):
+            self._bury(worker, "")
         if kind == FULL_DISK:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), content)
         if kind == NO_MEMORY:

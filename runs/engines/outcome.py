@@ -13,6 +13,14 @@ from ...search.engine import Task
 from ...spaces import Design, InputError
 
 DONE, FAILED, NO_MEMORY, FULL_DISK = "done", "failed", "out of memory", "disk full"
+# What a lack of memory says of itself, a GPU's libraries in their own words.
+LACKS_MEMORY = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute",
+    "Unable to find a valid cuDNN algorithm",
+)
 DEATHS = 3  # a task whose worker died so often has failed
 DIED, NODE_LOST = "died", "node lost"  # said of a worker, not by it
 Outcome = tuple[str, Any]
@@ -28,9 +36,15 @@ def outcome_of(work: Work, report: Report, stop: Stop) -> Outcome:
     except Exception as error:  # noqa: BLE001  a candidate's failure must not end the run, whatever it is
         if is_full_disk(error):
             return FULL_DISK, getattr(error, "filename", None)
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in str(error):
+        told = str(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in told for words in LACKS_MEMORY):
             return NO_MEMORY, "out of memory"
         return FAILED, reason(error)
+
+
+def spoils_worker(kind: str, content: Any) -> bool:
+    """Whether a worker that said this is of no use any more: after such an error all that it does on its GPU fails."""
+    return kind == FAILED and "CUDA error" in str(content)
 
 
 def reason(error: Exception) -> str:
@@ -68,6 +82,7 @@ def predicted_memory_mb(work: Work) -> float | None:
     if not isinstance(design, Design) or not isinstance(training, Training):
         return None
     teacher = getattr(work, "teacher", None)
+    training = replace(training, batch=training.batch // getattr(work, "gpus", 1))
     try:
         return training_memory_mb(design, training, teacher[0] if teacher else None)
     except (InputError, RuntimeError, ValueError):  # what cannot be trained at all has failed for another reason

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import ray
@@ -92,7 +92,6 @@ class Line:
         return bool(due)
 
 
-@ray.remote(max_retries=0)
 def perform(work: Work, key: str, board: Any) -> Outcome:
     """Performs a work in a worker, with one thread; a training lets timings of other processes pass it by."""
     torch.set_num_threads(1)
@@ -102,14 +101,27 @@ def perform(work: Work, key: str, board: Any) -> Outcome:
     line = Line(board, key, str(gpus[0]) if gpus else None)
     if work.exclusive:  # takes the device's lock itself
         return outcome_of(work, line.report, lambda: False)
-    with training_on("cuda:0" if gpus and torch.cuda.is_available() else "cpu") as give_way:
+    devices = [f"cuda:{i}" for i in range(len(gpus))] if gpus and torch.cuda.is_available() else ["cpu"]
+    with ExitStack() as stack:
+        give_ways = [stack.enter_context(training_on(device)) for device in devices]
 
         def stop() -> bool:
             if line.look():
-                give_way()
+                for give_way in give_ways:
+                    give_way()
             return line.stop
 
-        return outcome_of(work, line.report, stop)
+        def report(said: dict[str, Any]) -> None:
+            line.report(said)
+            stop()
+
+        return outcome_of(work, report, stop)
+
+
+perform_on_cpu = ray.remote(max_retries=0)(perform)
+# In a worker of its own: CUDA looks at CUDA_VISIBLE_DEVICES once in a process, so that one which is used again would
+# work on the GPU of its first task; and what it keeps of that GPU's memory, others want.
+perform_on_gpu = ray.remote(max_retries=0, max_calls=1)(perform)
 
 
 # ---- on the driver
@@ -133,7 +145,7 @@ def connected(address: str, cpus: int | None = None) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)  # Ray puts its own in its place
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, exceptions.RayError) as error:
         first = first_line(error)
         if address == "local":
             raise RunFailed(f"Ray could not be started here: {first}") from None
@@ -198,7 +210,8 @@ class RayTasks:
         """Begins a work on a node as soon as Ray, too, has room for it there."""
         there = NodeAffinitySchedulingStrategy(node, soft=False)
         options = {"num_cpus": need.cpus, "num_gpus": need.gpus, "scheduling_strategy": there, "name": key}
-        self._refs[key] = perform.options(**options).remote(work, key, self._board)
+        performed = perform_on_gpu if need.gpus else perform_on_cpu
+        self._refs[key] = performed.options(**options).remote(work, key, self._board)
 
     def ended(self, timeout_s: float) -> list[tuple[str, Outcome]]:
         """What ended within the time, at most until the first does, and how."""

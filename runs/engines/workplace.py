@@ -37,6 +37,10 @@ class Workplace(Protocol):
         """
         ...
 
+    def slots(self, device: str, most: int | None, gpu_share: float) -> int:
+        """How many trainings it does at a time, once it is checked; InputError where `most` are more than it can."""
+        ...
+
     def most_gpus(self) -> int:
         """How many GPUs a single training may have: those of the node that has the most."""
         ...
@@ -74,6 +78,10 @@ class ThisMachine:
             facts = machine_facts(device)
             the_kind(timed_on, [facts.get("gpu") or facts.get("cpu", "")], "this machine has")
 
+    def slots(self, device: str, most: int | None, gpu_share: float) -> int:
+        """As many as asked for; by default one a core on a CPU, and one a share of the GPU."""
+        return most or (len(os.sched_getaffinity(0)) if device == "cpu" else int(1 / gpu_share + 1e-6))
+
     def most_gpus(self) -> int:
         """This machine's."""
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -90,11 +98,10 @@ class ThisMachine:
         trainings: int | None,
         asked_to_stop: Callable[[], bool],
     ) -> LocalEngine:
-        """As many workers as asked for; by default one a core on a CPU, and one a share of the GPU."""
-        held = len(os.sched_getaffinity(0)) if device == "cpu" else int(1 / gpu_share + 1e-6)
+        """With so many workers; of full trainings two at a time."""
         if trainings is not None:
-            return LocalEngine(min(held, trainings, FULL_AT_ONCE), asked_to_stop)
-        return LocalEngine(most or held, asked_to_stop)
+            return LocalEngine(min(self.slots(device, None, gpu_share), trainings, FULL_AT_ONCE), asked_to_stop)
+        return LocalEngine(self.slots(device, most, gpu_share), asked_to_stop)
 
 
 @contextmanager
