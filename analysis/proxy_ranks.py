@@ -13,6 +13,8 @@ from ..spaces import Architecture, Design, InputError, Space
 from .correlation import Correlation, partial_rank_correlation, rank_correlation
 
 FEWEST = 20  # networks, of which a ranking says anything
+AT_RUNG = "psnr_db@"  # how the names of PSNR at a rung begin; its steps follow
+COST_LABELS = {"latency_ratio": "latency, measured", "activations_m": "activations"}
 LATENCY_MODELS = ("sum", "ridge", "gradient_boosting")
 
 
@@ -56,11 +58,11 @@ def ranks(sample: Sample, scores: Mapping[str, Sequence[float]]) -> list[Rank]:
     """A row for each cost, each score, and PSNR at each rung; networks without a score are left out of its row."""
     columns: dict[str, tuple[str, bool, Sequence[float]]] = {}
     for name, values in sample.costs.items():
-        columns[name] = (name, True, values)
+        columns[name] = (COST_LABELS.get(name, name), True, values)
     for name, values in scores.items():
         columns[name] = (SCORES[name].label, SCORES[name].control, values)
     for at, steps in enumerate(sample.rungs):
-        columns[f"psnr_db@{steps}"] = (f"PSNR after {steps:,} steps", False, [curve[at] for curve in sample.curves])
+        columns[f"{AT_RUNG}{steps}"] = (f"PSNR after {steps:,} steps", False, [curve[at] for curve in sample.curves])
     truth, given = np.array(sample.psnr_db), np.column_stack([np.array(v) for v in sample.costs.values()])
     found = []
     for name, (label, control, values) in columns.items():
@@ -94,9 +96,10 @@ def predictors(
     genome = genome_features(sample.space, sample.architectures)
     known = {name: values for name, values in scores.items() if all(map(math.isfinite, values))}
     with_scores = genome.beside(score_features(known)) if known else genome
-    sets: dict[str, Features] = {"genome": genome, "genome, scores": with_scores}
+    words = "scores" if len(known) == len(scores) else f"{len(known)} of {len(scores)} scores"  # those that all have
+    sets: dict[str, Features] = {"genome": genome, f"genome, {words}": with_scores}
     for at, steps in enumerate(sample.rungs, 1):
-        sets[f"genome, scores, PSNR to {steps:,} steps"] = with_scores.beside(curve_features(sample.curves, at))
+        sets[f"genome, {words}, PSNR to {steps:,} steps"] = with_scores.beside(curve_features(sample.curves, at))
     for words, features in sets.items():
         for model in psnr_models:
             yield Predicted("psnr_db", words, cross_validate(features, sample.psnr_db, model))

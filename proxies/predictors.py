@@ -32,6 +32,8 @@ Numbers = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 FEWEST_ROWS = 20  # of fewer than 19 residuals none is the 95 % quantile
+OUTER_FOLDS = 5  # of a validation
+FEWEST_VALIDATED = FEWEST_ROWS * OUTER_FOLDS // (OUTER_FOLDS - 1)  # networks; less a fold that is FEWEST_ROWS
 FOLDS = 10  # of the residuals within a fit
 
 
@@ -142,7 +144,7 @@ class Validation:
 
 
 def cross_validate(
-    features: Features, targets: Sequence[float] | Numbers, model: str, *, folds: int = 5, seed: int = 0
+    features: Features, targets: Sequence[float] | Numbers, model: str, *, folds: int = OUTER_FOLDS, seed: int = 0
 ) -> Validation:
     """Fits on all folds but one and predicts that one, for each; InputError where that leaves too few rows.
 

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ..analysis.proxy_ranks import Predicted, Rank, Sample, predictors, ranks
+from ..analysis.proxy_ranks import AT_RUNG, Predicted, Rank, Sample, predictors, ranks
 from ..analysis.proxy_table import write_predictors_csv, write_ranks_csv
+from ..proxies.predictors import FEWEST_VALIDATED
 from ..proxies.score_work import ScoreWork
 from ..proxies.scores import SCORES
 from ..proxies.work import Data
@@ -54,7 +55,11 @@ def run(
     print_ranks(found, sample, console)
     write_ranks_csv(found, target / "ranks.csv")
     console.print(f"table    {target / 'ranks.csv'}", soft_wrap=True)
-    if predict:
+    if predict and len(sample.designs) < FEWEST_VALIDATED:
+        console.print(
+            f"{len(sample.designs)} networks are too few to validate predictors on; that takes {FEWEST_VALIDATED}"
+        )
+    elif predict:
         with console.status("cross-validating predictors"):
             validated = list(predictors(sample, scores))
         print_predictors(validated, console)
@@ -190,10 +195,16 @@ def print_ranks(found: Sequence[Rank], sample: Sample, console: Console) -> None
     table.add_column("with PSNR", justify="right")
     table.add_column(f"given {given}", justify="right")
     table.add_column("networks", justify="right")
-    for rank in found:
-        label = f"{rank.label} (a count)" if rank.control else rank.label
+    for rank in sorted(found, key=_place):
+        label = f"{rank.label} (a control)" if rank.control else rank.label
         table.add_row(label, rank.plain.text(), rank.partial.text(), str(rank.plain.rows))
     console.print(table)
+
+
+def _place(rank: Rank) -> tuple[bool, bool, float]:
+    """Controls first, then scores, then PSNR at the rungs, as they follow one another."""
+    at_rung = rank.name.startswith(AT_RUNG)
+    return not rank.control, at_rung, 0.0 if at_rung else -abs(rank.plain.rho or 0.0)
 
 
 def print_predictors(found: Sequence[Predicted], console: Console) -> None:

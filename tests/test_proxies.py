@@ -10,6 +10,7 @@ from commands import refused
 from recorded import RUNGS, SPACE, made
 
 from paretosr.analysis.proxy_ranks import Sample, predictors, ranks
+from paretosr.proxies.predictors import FEWEST_VALIDATED
 from paretosr.proxies.score_work import ScoreWork
 from paretosr.proxies.scores import SCORES, score_batches, score_table
 from paretosr.proxies.work import Data
@@ -98,6 +99,21 @@ def test_the_command_ranks_a_recording_and_keeps_its_scores(paretosr, tmp_path):
     (folder / "scores.json").write_text(json.dumps(kept))
     again = paretosr("proxies", "recording", *some)
     assert again.out != done.out  # what was kept is not computed anew
+
+
+def test_where_too_few_networks_are_there_to_validate_on_the_ranks_are_all(paretosr, tmp_path):
+    for count, validated in ((FEWEST_VALIDATED - 1, False), (FEWEST_VALIDATED, True)):
+        write_recording(made(count=count), tmp_path / f"recording{count}")
+        done = paretosr(
+            "proxies", f"recording{count}", "--score", "parameters", "--score", "convolutions", "--out", f"out{count}"
+        )
+        assert done.code == 0, done.err
+        assert (tmp_path / f"out{count}" / "predictors.csv").exists() == validated
+        assert ("24 networks are too few to validate predictors on; that takes 25" in done.out) != validated
+        places = [
+            done.out.index(words) for words in ("latency, measured", "PSNR after 10 steps", "PSNR after 90 steps")
+        ]
+        assert places == sorted(places)
 
 
 @pytest.mark.parametrize(
