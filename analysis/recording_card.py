@@ -1,7 +1,7 @@
 """The card of a recording: what was recorded and how, and what its numbers are worth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,8 @@ def card(recording: Recording, name: str, command: str) -> str:
     """The card as Markdown."""
     networks = list(recording.networks.values())
     facts, repeated = recording.facts, [n for n in networks if len(n.trainings) > 1]
-    first, recipe, machine = facts.get("first", {}), facts.get("recipe", {}), facts.get("machine", {})
+    first, recipe = facts.get("first", {}), facts.get("recipe", {})
+    machines = dict.fromkeys(map(_named, facts.get("machines") or [facts.get("machine", {})]))
     data, train = first.get("data", {}), recipe.get("train", {})
     timed = [n for n in networks if "latency_ratio" in n.numbers]
     rungs = ", ".join(f"{steps:,}" for steps in recording.rungs)
@@ -38,7 +39,8 @@ def card(recording: Recording, name: str, command: str) -> str:
         f"| PSNR | RGB, rounded to 8 bits, 4 pixels cut on each side; MATLAB bicubic has "
         f"{first.get('bicubic_psnr_db', math.nan):.3f} dB |",
         f"| latency | {_latency(recording, timed)} |",
-        f"| machine | {machine.get('gpu') or machine.get('cpu', 'not known')}; one thread a training |",
+        f"| trained on | {', '.join(machines)}; one thread a training |",
+        *([f"| failed | {said} |"] if (said := failures(recording).replace("|", "\\|")) else []),
         f"| versions | {', '.join(f'{k} {v}' for k, v in facts.get('versions', {}).items())} |",
         "",
         "## What its numbers are worth",
@@ -57,15 +59,28 @@ def card(recording: Recording, name: str, command: str) -> str:
     return "\n".join(lines)
 
 
+def failures(recording: Recording) -> str:
+    """How much failed, and why the first of it did, in a line; empty where nothing did."""
+    failed = recording.facts.get("failed", [])
+    if not failed:
+        return ""
+    network, what, reason = (failed[0][key] for key in ("network", "what", "reason"))
+    return f"{len(failed)} failed and left out, the first of them {what} of {network}: {reason}"
+
+
+def _named(machine: Mapping[str, str]) -> str:
+    return machine.get("gpu") or machine.get("cpu", "not known")
+
+
 def _latency(recording: Recording, timed: Sequence[Recorded]) -> str:
     if not timed:
         return "not measured yet"
     reference = recording.facts["first"]["reference"]
     protocol = recording.facts["recipe"].get("latency", {})
     words = ", ".join(f"{key} {value}" for key, value in protocol.items())
-    return (
-        f"of {len(timed)}, beside {reference['name']} ({reference['numbers']['latency_ms']:.1f} ms), untrained; {words}"
-    )
+    place, reference_ms = _named(recording.facts.get("machine", {})), reference["numbers"].get("latency_ms")
+    took = "" if reference_ms is None else f" ({reference_ms:.1f} ms)"
+    return f"of {len(timed)}, timed on {place} beside {reference['name']}{took}, untrained; {words}"
 
 
 def _ranks(recording: Recording, networks: Sequence[Recorded]) -> list[str]:

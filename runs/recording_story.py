@@ -2,28 +2,34 @@
 
 Each network has a folder `networks/<hash>` with a file a training (rewritten at each rung) and one for its timing;
 what is there is not done again, so a stopped recording goes on, and a longer one begins where a shorter one ended.
+What failed has a file with the reason in place of its numbers, and is not tried again until that is removed.
 """
 
 import json
+import math
 import shlex
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from itertools import takewhile
+from operator import getitem
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..analysis.recording_card import card
+from ..analysis.recording_card import card, failures
 from ..proxies.complexity import complexity
 from ..proxies.work import TimeWork, TrainWork
 from ..proxies.writing import write_json, write_text
 from ..search.candidate import Candidate
-from ..search.engine import Engine, RunFailed, Task, complete
+from ..search.engine import Engine, Interrupted, RunFailed, Task, complete
 from ..search.first import first_record
-from ..search.recording import Measured, Recorded, Recording, read_recording, write_recording
+from ..search.recording import Measured, Recorded, Recording, drawn, read_recording, write_recording
 from ..search.settings import Settings, training_seed, with_timing
 from ..spaces import Architecture, Design, InputError
 from .folder import RunFolder
@@ -32,8 +38,8 @@ from .recipe_file import parse_recipe, read_recipe
 from .story import THIS_MACHINE, Stopped, say_notes, settings_of, signals
 from .summary import machine_facts, versions
 
-DRAWS = 100  # for each network still missing, before the space counts as exhausted
-NETWORK = "network"
+FAILURES = 10  # in a row: by then it is more likely the device's fault than the networks'
+NETWORK, TIMING = "network", "-timing"
 
 
 @dataclass(frozen=True)
@@ -57,76 +63,173 @@ def record(
 ) -> None:
     """Records networks of a recipe's space, or goes on with it; then writes the recording to `recording/`.
 
-    earlier: a recording by the same recipe whose trainings are taken over. Also after a signal what there is so far is
-    written. Raises InputError for what the user can mend, Stopped after a signal.
+    earlier: a recording by the same recipe whose trainings are taken over. Also after a signal, or where so much failed
+    that it cannot go on, what there is so far is written. Raises InputError for what the user can mend, Stopped after a
+    signal, RunFailed.
     """
+    recipe, settings = _recordable(name, overrides, time=time)
+    taken = (read_recording(earlier), earlier) if earlier is not None else None
+    say_notes(settings.data, console)
+    if taken is not None:
+        refuse_unlike(*taken, recipe, settings)
+    folder, machine = RunFolder(out or Path("out") / f"{Path(name).stem}-recording"), machine_facts(settings.device)
+    failed = None
+    with folder.lock():
+        folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
+        refuse_elsewhere(folder.path, settings, machine, time=time)
+        most, share = recipe.search.workers, recipe.train.gpu_share
+        with signals() as asked, THIS_MACHINE.engine(settings.device, most, share, None, lambda: bool(asked)) as engine:
+            try:
+                opening = _opening(folder.path, settings, engine, machine)
+            except Interrupted:
+                raise Stopped(asked[0]) from None
+            recorder = Recorder(settings, folder.path, engine, wanted, opening, machine, console)
+            if taken is not None:
+                recorder.take_over(*taken)
+            try:
+                for stage in (recorder.train, *([recorder.time] if time else [])):
+                    if not asked:
+                        stage()
+            except RunFailed as error:
+                failed = error
+        recording = recorder.recording(recipe)
+        _write(recording, folder, Path(name).stem, console)
+    if asked:
+        raise Stopped(asked[0])
+    if failed is not None:
+        raise failed
+    if not recording.networks:
+        raise RunFailed(f"no network was recorded: {failures(recording)}")
+
+
+def _recordable(name: str, overrides: Sequence[str], *, time: bool) -> tuple[Recipe, Settings]:
+    """The recipe and what it describes; InputError where no recording comes of it."""
     recipe = read_recipe(name, overrides)
     if recipe.space is None or recipe.search.halving is None:
         raise InputError(f"{name}: a recording needs a 'space', and 'search.halving' for its rungs")
     settings = settings_of(recipe)
-    known = read_recording(earlier) if earlier is not None else None
-    say_notes(settings.data, console)
-    folder = RunFolder(out or Path("out") / f"{Path(name).stem}-recording")
-    with folder.lock():
-        folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]))
-        most, share = recipe.search.workers, recipe.train.gpu_share
-        with signals() as asked, THIS_MACHINE.engine(settings.device, most, share, None, lambda: bool(asked)) as engine:
-            first = _first(folder, settings, engine) if not asked else {}
-            recorder = Recorder(settings, folder.path, engine, wanted, first.get("steps", 0), console)
-            if earlier is not None and known is not None:
-                recorder.take_over(known, recipe, earlier)
-            for stage in (recorder.train, *([recorder.time] if time else [])):
-                if not asked:
-                    stage()
+    if time and not settings.needs("timed"):
+        raise InputError(f"{name}: no objective is timed; say --no-time, or add latency_ratio to 'objectives'")
+    return recipe, settings
+
+
+def _write(recording: Recording, folder: RunFolder, name: str, console: Console) -> None:
+    """The recording with its card, and a word of it for the terminal."""
     path = folder.path / "recording"
-    recording = recorder.recording(recipe, first)
     if recording.networks:
         write_recording(recording, path)
-        write_text(path / "README.md", card(recording, Path(name).stem, folder.facts()["command"]))
+        write_text(path / "README.md", card(recording, name, folder.facts()["command"]))
     console.print(f"{len(recording.networks)} networks recorded in {path}", soft_wrap=True)
-    if asked:
-        raise Stopped(asked[0])
+    if failures(recording):
+        console.print(failures(recording), soft_wrap=True)
 
 
-def _first(folder: RunFolder, settings: Settings, engine: Engine) -> dict[str, Any]:
-    """The opening of the recording, measured once."""
-    file = folder.path / "first.json"
+def _opening(path: Path, settings: Settings, engine: Engine, machine: Mapping[str, str]) -> dict[str, Any]:
+    """The opening of the recording, measured once, and the machine and the versions of that. Interrupted on a stop."""
+    file = path / "first.json"
     if not file.exists():
-        facts = {"machine": machine_facts(settings.device), "versions": versions()}
+        facts = {"machine": machine, "versions": versions()}
         write_json(file, {**facts, "first": first_record(settings, engine)})
-    return json.loads(file.read_text())["first"]
+    return json.loads(file.read_text())
+
+
+# ---- what must not be mixed
+
+
+def refuse_unlike(earlier: Recording, path: Path, recipe: Recipe, settings: Settings) -> None:
+    """InputError where the trainings of another recording are not such as this one would make."""
+    there = parse_recipe(earlier.facts["recipe"], str(path))
+    for key in ("space", "train", "data", "seed", "search.halving"):
+        if json_of(there, key) != json_of(recipe, key):
+            raise InputError(f"{path}: was recorded by a recipe with another '{key}'")
+    refuse_other_images(earlier.facts.get("first", {}), settings, path)
+
+
+def refuse_other_images(first: Mapping[str, Any], settings: Settings, path: Path) -> None:
+    """InputError where the images are not those of a recording's opening: its numbers could not be compared."""
+    known = first.get("data", {}).get("hash", {})
+    now = {"train": settings.data.train().hash, "validation": settings.data.evaluation().hash}
+    changed = [role for role in known if known[role] != now[role]]
+    if changed:
+        raise InputError(
+            f"{path}: the {changed[0]} images have changed since it was recorded ({settings.data.source}); "
+            "restore them, or begin another recording"
+        )
+
+
+def refuse_elsewhere(path: Path, settings: Settings, machine: Mapping[str, str], *, time: bool) -> None:
+    """InputError where a begun recording cannot go on here: with other images, or timings of another machine.
+
+    Trainings may be of many machines. All timings are of the one that timed the reference, for `latency_ms` is in its
+    milliseconds.
+    """
+    if not (path / "first.json").exists():
+        return
+    began = json.loads((path / "first.json").read_text())
+    refuse_other_images(began["first"], settings, path)
+    for part in ("gpu", "cpu"):
+        there, here = began["machine"].get(part, "none"), machine.get(part, "none")
+        if time and there != here:
+            raise InputError(
+                f"{path}: is timed on {part} {there}, and this is {here}; say --no-time to train here, "
+                f"or take its trainings over into another --out by --from {path / 'recording'}"
+            )
 
 
 class Recorder:
     """Does what is missing of a recording."""
 
     def __init__(
-        self, settings: Settings, path: Path, engine: Engine, wanted: Wanted, steps: int, console: Console
+        self,
+        settings: Settings,
+        path: Path,
+        engine: Engine,
+        wanted: Wanted,
+        opening: Mapping[str, Any],
+        machine: dict[str, str],
+        console: Console,
     ) -> None:
+        self.settings, self.path, self.engine, self.wanted, self.console = settings, path, engine, wanted, console
+        self.opening, self.machine = opening, machine
         assert settings.space is not None
         assert settings.halving is not None
-        self.settings, self.path, self.engine, self.wanted, self.console = settings, path, engine, wanted, console
-        self.rungs = settings.halving.steps(steps or settings.training.steps)
-        self.networks = drawn(settings, wanted.networks)
+        self.rungs = settings.halving.steps(opening["first"]["steps"])
+        self.networks = drawn(settings.space, settings.seed, wanted.networks)
+        self.failed_in_a_row = 0
 
     def folder(self, architecture: Architecture) -> Path:
         """Where the files of a network lie."""
         return self.path / "networks" / architecture.hash
 
-    def take_over(self, earlier: Recording, recipe: Recipe, path: Path) -> None:
+    def take_over(self, earlier: Recording, path: Path) -> None:
         """Takes the trainings of another recording for this one's; its timings are of its machine, and stay there."""
-        for part in ("space", "train", "data", "seed"):
-            there, here = (json_of(r, part) for r in (parse_recipe(earlier.facts["recipe"], str(path)), recipe))
-            if there != here:
-                raise InputError(f"{path}: was recorded by a recipe with another '{part}'")
-        if earlier.rungs != self.rungs:
+        if earlier.rungs != self.rungs:  # by the same recipe only where its steps were fitted
             raise InputError(f"{path}: was measured at other steps ({', '.join(map(str, earlier.rungs))})")
-        for network in earlier.networks.values():
-            for repeat, t in enumerate(network.trainings):
-                if not self._rungs_of(network.architecture, repeat):
-                    at = zip(self.rungs, t.psnr_db, t.train_s, strict=True)
-                    kept = [{"seed": t.seed, "steps": s, "psnr_db": p, "train_s": used} for s, p, used in at]
-                    write_json(self.folder(network.architecture) / f"training{repeat}.json", kept)
+        every = [(n.architecture, r, t) for n in earlier.networks.values() for r, t in enumerate(n.trainings)]
+        every = [(a, r, t) for a, r, t in every if all(map(math.isfinite, t.psnr_db))]  # once others were kept, too
+        missing = [(a, r, t) for a, r, t in every if self._failure(a, r) or not self._rungs_of(a, r)]
+        if missing:
+            self._note(earlier.facts.get("machines") or [earlier.facts.get("machine", {})])
+        for a, r, t in missing:
+            at = zip(self.rungs, t.psnr_db, t.train_s, strict=True)
+            kept = [{"seed": t.seed, "steps": s, "psnr_db": p, "train_s": used} for s, p, used in at]
+            write_json(self.folder(a) / f"training{r}.json", kept)
+            (self.folder(a) / f"failed{r}.json").unlink(missing_ok=True)
+
+    # ---- who trained
+
+    def machines(self) -> list[dict[str, str]]:
+        """The machines that trained, each kind once; where that was not noted yet, the one of the opening."""
+        file = self.path / "machines.json"
+        if file.exists():
+            return json.loads(file.read_text())
+        return [self.opening["machine"]] if any(self.path.glob("networks/*/training*.json")) else []
+
+    def _note(self, machines: Sequence[dict[str, str]]) -> None:
+        """Adds those that are of another kind than all that are known; before they train, so that none is missing."""
+        every = [*self.machines(), *filter(None, machines)]
+        first_of_kind = {(m.get("gpu"), m.get("cpu")): m for m in reversed(every)}
+        write_json(self.path / "machines.json", list(reversed(first_of_kind.values())))
 
     # ---- training
 
@@ -134,14 +237,17 @@ class Recorder:
         """Trains each network, rung by rung; the first of them, which come first, with all seeds."""
         repeated, once = self.networks[: self.wanted.repeated], self.networks[self.wanted.repeated :]
         plan = [(a, r) for a in repeated for r in range(self.wanted.seeds)] + [(a, 0) for a in once]
-        todo = ((a, r) for a, r in plan if len(self._rungs_of(a, r)) < len(self.rungs))
-        running: dict[str, tuple[Architecture, int]] = {}
-        with self._bar("training", len(plan)) as advance:
-            for _ in range(len(plan) - sum(len(self._rungs_of(a, r)) < len(self.rungs) for a, r in plan)):
-                advance()
+        missing = [job for job in plan if not self._settled(*job)]
+        if missing:
+            self._note([self.machine])
+        todo, running = iter(missing), dict[str, tuple[Architecture, int]]()
+        with bar("training", len(plan), len(plan) - len(missing), self.console) as advance:
             while not self.engine.stopping:
                 while len(running) < self.engine.slots and (job := next(todo, None)) is not None:
-                    running[self._submit(*job)] = job
+                    if self._settled(*job):  # meanwhile: an earlier seed of the network failed
+                        advance()
+                    else:
+                        running[self._submit(*job)] = job
                 if not running:
                     break
                 finished = self.engine.next(timeout_s=0.2)
@@ -149,15 +255,34 @@ class Recorder:
                     continue
                 job = running.pop(finished.task.name)
                 if finished.failure:
-                    raise RunFailed(f"{job[0].summary()}: {finished.failure}")
-                if finished.numbers is not None and self._keep(*job, dict(finished.numbers)):
-                    advance()
+                    self._fail(*job, finished.failure)
                 elif finished.numbers is not None:
+                    self._keep(*job, finished.numbers)
+                else:
+                    continue
+                if self._settled(*job):
+                    advance()
+                else:
                     running[self._submit(*job)] = job
 
+    def _settled(self, architecture: Architecture, repeat: int) -> bool:
+        """Whether a training is whole, or is not to be: it failed, or an earlier one of the network did."""
+        failed = any(self._failure(architecture, earlier) for earlier in range(repeat + 1))
+        return failed or self._is_whole(architecture, repeat)
+
+    def _is_whole(self, architecture: Architecture, repeat: int) -> bool:
+        return len(self._rungs_of(architecture, repeat)) == len(self.rungs)
+
     def _rungs_of(self, architecture: Architecture, repeat: int) -> list[dict[str, Any]]:
+        """What a training has so far; nothing from a PSNR on that is no number, for once such were kept."""
         file = self.folder(architecture) / f"training{repeat}.json"
-        return json.loads(file.read_text()) if file.exists() else []
+        kept = json.loads(file.read_text()) if file.exists() else []
+        return list(takewhile(lambda rung: math.isfinite(rung["psnr_db"]), kept))
+
+    def _failure(self, architecture: Architecture, what: int | str) -> str:
+        """Why a training (by its repeat) or the timing failed; empty where it did not."""
+        file = self.folder(architecture) / f"failed{what}.json"
+        return json.loads(file.read_text())["reason"] if file.exists() else ""
 
     def _submit(self, architecture: Architecture, repeat: int) -> str:
         rung = self.rungs[len(self._rungs_of(architecture, repeat))]
@@ -169,37 +294,51 @@ class Recorder:
         self.engine.submit(task)
         return task.name
 
-    def _keep(self, architecture: Architecture, repeat: int, numbers: dict[str, Any]) -> bool:
-        """Writes what a rung gave; whether that was the last."""
+    def _keep(self, architecture: Architecture, repeat: int, numbers: Mapping[str, Any]) -> None:
+        """Writes what a rung gave."""
+        if not math.isfinite(numbers["psnr_db"]):
+            self._fail(architecture, repeat, f"PSNR is {numbers['psnr_db']}")
+            return
+        self.failed_in_a_row = 0
         kept = {name: numbers[name] for name in ("seed", "steps", "psnr_db", "train_s", "psnr_per_image_db")}
-        so_far = [*self._rungs_of(architecture, repeat), {**kept, "steps": numbers["steps"]}]
+        so_far = [*self._rungs_of(architecture, repeat), kept]
         write_json(self.folder(architecture) / f"training{repeat}.json", so_far)
-        if len(so_far) < len(self.rungs):
-            return False
-        for leftover in (self.folder(architecture) / f"training{repeat}").iterdir():
-            leftover.unlink()
-        return True
+        if len(so_far) == len(self.rungs):
+            shutil.rmtree(self.folder(architecture) / f"training{repeat}", ignore_errors=True)
+
+    def _fail(self, architecture: Architecture, what: int | str, reason: str) -> None:
+        """Writes why a training or the timing failed; RunFailed where nothing else has come for some time."""
+        write_json(self.folder(architecture) / f"failed{what}.json", {"reason": reason})
+        shutil.rmtree(self.folder(architecture) / f"training{what}", ignore_errors=True)
+        self.failed_in_a_row += 1
+        if self.failed_in_a_row == FAILURES:
+            raise RunFailed(
+                f"{FAILURES} in a row failed, the last one ({architecture.summary()}): {reason}; "
+                f"to have them tried again, remove {self.path}/networks/*/failed*.json"
+            )
 
     # ---- timing
 
     def time(self) -> None:
         """Times each trained network beside the reference; nothing else runs meanwhile."""
         file = "timing.json"
-        trained = [a for a in self.networks if len(self._rungs_of(a, 0)) == len(self.rungs)]
-        missing = {a.hash: a for a in trained if not (self.folder(a) / file).exists()}
+        trained = [a for a in self.networks if self._is_whole(a, 0)]
+        missing = {a.hash: a for a in trained if not (self._failure(a, TIMING) or (self.folder(a) / file).exists())}
         tasks = [
             Task(name, TimeWork({NETWORK: Design(a)}, self.settings.reference[1], self.settings.protocol, self.device))
             for name, a in missing.items()
         ]
-        with self._bar("timing", len(trained)) as advance:
-            for _ in range(len(trained) - len(tasks)):
-                advance()
+        with bar("timing", len(trained), len(trained) - len(missing), self.console) as advance:
             for finished in complete(self.engine, tasks):
+                network = missing[finished.task.name]
                 if finished.failure:
-                    raise RunFailed(f"{missing[finished.task.name].summary()}: {finished.failure}")
-                if finished.numbers is not None:
-                    write_json(self.folder(missing[finished.task.name]) / file, finished.numbers[NETWORK])
-                    advance()
+                    self._fail(network, TIMING, finished.failure)
+                elif finished.numbers is not None:
+                    self.failed_in_a_row = 0
+                    write_json(self.folder(network) / file, finished.numbers[NETWORK])
+                else:
+                    continue
+                advance()
 
     @property
     def device(self) -> str:
@@ -208,32 +347,38 @@ class Recorder:
 
     # ---- the outcome
 
-    def recording(self, recipe: Recipe, first: dict[str, Any]) -> Recording:
-        """All networks that are trained to the end, in the order in which they were drawn, timed or not yet."""
-        known = json.loads((self.path / "first.json").read_text())
-        facts = {"recipe": recipe.model_dump(mode="json", exclude_defaults=True), **known}
-        reference_ms = first["reference"]["numbers"]["latency_ms"]
+    def recording(self, recipe: Recipe) -> Recording:
+        """All networks that are trained to the end, in the order in which they were drawn, timed or not yet.
+
+        A network that cannot be timed is left out: who replays a recording expects a latency of all or of none.
+        """
+        recipe_facts = {"recipe": recipe.model_dump(mode="json", exclude_defaults=True)}
+        facts = {**recipe_facts, **self.opening, "machines": self.machines(), "failed": self._failed()}
         networks = {}
         for a in self.networks:
-            timing = self.folder(a) / "timing.json"
-            trainings = [self._rungs_of(a, repeat) for repeat in range(self.wanted.seeds)]
-            whole = [t for t in trainings if len(t) == len(self.rungs)]
-            if not whole:
+            whole = list(takewhile(lambda repeat, a=a: self._is_whole(a, repeat), range(self.wanted.seeds)))
+            if not whole or self._failure(a, TIMING):
                 continue
             numbers, intervals = complexity(Design(a)).numbers(), {}
+            timing = self.folder(a) / "timing.json"
             if timing.exists():
                 said, candidate = json.loads(timing.read_text()), Candidate(0, Design(a), numbers=numbers)
+                reference_ms = self.opening["first"]["reference"]["numbers"]["latency_ms"]
                 numbers, intervals = with_timing(candidate, said, reference_ms, self.settings.reference[0])
-            networks[a.hash] = Recorded(a, numbers, intervals, tuple(_measured(training) for training in whole))
+            trainings = tuple(_measured(self._rungs_of(a, repeat)) for repeat in whole)
+            networks[a.hash] = Recorded(a, numbers, intervals, trainings)
         return Recording(self.rungs, networks, facts)
 
-    def _bar(self, what: str, total: int) -> Any:
-        return _Bar(what, total, self.console)
+    def _failed(self) -> list[dict[str, str]]:
+        """What failed of the networks: which, what of it, and why."""
+        whats = [*((str(r), f"training {r}") for r in range(self.wanted.seeds)), (TIMING, "timing")]
+        every = [(a, said, self._failure(a, what)) for a in self.networks for what, said in whats]
+        return [{"network": a.hash, "what": said, "reason": reason} for a, said, reason in every if reason]
 
 
-def json_of(recipe: Recipe, part: str) -> Any:
+def json_of(recipe: Recipe, key: str) -> Any:
     """A part of a recipe as plain data."""
-    return recipe.model_dump(mode="json")[part]
+    return reduce(getitem, key.split("."), recipe.model_dump(mode="json"))
 
 
 def _measured(training: list[dict[str, Any]]) -> Measured:
@@ -244,30 +389,10 @@ def _measured(training: list[dict[str, Any]]) -> Measured:
     )
 
 
-def drawn(settings: Settings, count: int) -> list[Architecture]:
-    """So many different networks of the space, at random, or all that it holds; a longer list begins with a shorter."""
-    space = settings.space
-    assert space is not None
-    random, found = Random(f"{settings.seed}:recording"), {}
-    for _ in range(DRAWS * count):
-        if len(found) >= min(count, space.size):
-            break
-        architecture = space.sample(random)
-        found.setdefault(architecture.hash, architecture)
-    return list(found.values())
-
-
-class _Bar:
-    """A bar that says how long the rest will take; used as a context, it gives what moves it on by one."""
-
-    def __init__(self, what: str, total: int, console: Console) -> None:
-        columns = (TextColumn(what), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
-        self.progress = Progress(*columns, TimeRemainingColumn(), console=console)
-        self.task = self.progress.add_task(what, total=total)
-
-    def __enter__(self) -> Callable[[], None]:
-        self.progress.start()
-        return lambda: self.progress.advance(self.task)
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+@contextmanager
+def bar(what: str, total: int, done: int, console: Console) -> Iterator[Callable[[], None]]:
+    """A bar that says how long the rest will take; gives what moves it on by one."""
+    columns = (TextColumn(what), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task(what, total=total, completed=done)
+        yield lambda: progress.advance(task)

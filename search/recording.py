@@ -3,7 +3,8 @@
 A folder of plain files:
 networks.csv    one row a network: hash, its architecture as JSON, counts, latency with its interval
 trainings.csv   one row a measurement: hash, repeat (0: the first seed), seed, steps, psnr_db, train_s so far
-recording.json  rungs, the recipe, the opening of the run (reference, bicubic), machine, versions
+recording.json  rungs, the recipe, the opening of the run (reference, bicubic), versions, the machine that timed, all
+                that trained, what failed
 README.md       the card, for people
 """
 
@@ -13,12 +14,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from ..proxies.writing import write_json, write_text
-from ..spaces import Architecture, InputError
+from ..spaces import Architecture, InputError, Space
 
 NETWORKS, TRAININGS, FACTS = "networks.csv", "trainings.csv", "recording.json"
+DRAWS = 100  # for each network still missing, before the space counts as exhausted
 LOW, HIGH = "_low", "_high"
 
 
@@ -43,11 +46,25 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Recording:
-    """All of it. rungs: training steps, rising. networks: by hash. facts: recipe, first, machine, versions."""
+    """All of it. rungs: training steps, rising. networks: by hash.
+
+    facts: recipe, first (the opening), versions, machine (that timed), machines (that trained), failed.
+    """
 
     rungs: tuple[int, ...]
     networks: Mapping[str, Recorded]
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def drawn(space: Space, seed: int, count: int) -> list[Architecture]:
+    """So many different networks of the space, at random, or all that it holds; a longer list begins with a shorter."""
+    random, found = Random(f"{seed}:recording"), {}
+    for _ in range(DRAWS * count):
+        if len(found) >= min(count, space.size):
+            break
+        architecture = space.sample(random)
+        found.setdefault(architecture.hash, architecture)
+    return list(found.values())
 
 
 def write_recording(recording: Recording, folder: Path) -> None:

@@ -1,33 +1,21 @@
 """`paretosr record`: a small space recorded for real, gone on with, taken over; and its card."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from commands import RECIPE, photo, refused
-from recorded import made
+from commands import refused
+from recorded import SMALL, SMALL_RUNGS, made, small_recipe
 
 from paretosr.analysis.recording_card import card
 from paretosr.search.recording import read_recording
 
-RUNGS = (1, 2, 4)
-SMALL = {
-    **RECIPE,
-    "objectives": ["psnr_db", "latency_ratio", "activations_m"],
-    "search": {"halving": {"rungs": 3, "eta": 2}, "workers": 1},
-    "train": {"steps": 4, "batch": 1, "patch": 8},
-    "latency": {"size": [8, 8], "warmup_s": 0.01, "rounds": 5, "max_rounds": 5, "interval": 10},
-}
-
 
 @pytest.fixture
-def recipe() -> Path:
-    Path("photos").mkdir()
-    for number in range(3):
-        photo(Path("photos") / f"{number}.png", 64, 64)
-    Path("small.yaml").write_text(yaml.safe_dump(SMALL))
-    return Path("small.yaml")
+def recipe(paretosr: object) -> Path:
+    return small_recipe()
 
 
 @pytest.mark.slow
@@ -36,7 +24,7 @@ def test_a_space_is_recorded_and_gone_on_with_and_taken_over(paretosr, recipe):
     done = paretosr("record", recipe, "--networks", "2", *some, "--out", "one")
     assert done.code == 0, done.err
     first = read_recording(Path("one/recording"))
-    assert first.rungs == RUNGS
+    assert first.rungs == SMALL_RUNGS
     assert [len(n.trainings) for n in first.networks.values()] == [2, 1]
     assert all("latency_ratio" in n.intervals for n in first.networks.values())
     assert not list(Path("one").rglob("state.pt"))
@@ -48,7 +36,7 @@ def test_a_space_is_recorded_and_gone_on_with_and_taken_over(paretosr, recipe):
     for name, network in first.networks.items():
         assert longer.networks[name].trainings == network.trainings  # nothing was done twice
     rows = list(csv.DictReader(Path("one/recording/trainings.csv").read_text().splitlines()))
-    assert len(rows) == 4 * len(RUNGS)
+    assert len(rows) == 4 * len(SMALL_RUNGS)
     assert "| steps |" in Path("one/recording/README.md").read_text()
 
     taken = paretosr("record", recipe, "--networks", "3", *some, "--out", "two", "--from", "one/recording", "--no-time")
@@ -61,6 +49,7 @@ def test_a_space_is_recorded_and_gone_on_with_and_taken_over(paretosr, recipe):
     other["train"]["batch"] = 2
     Path("other.yaml").write_text(yaml.safe_dump(other))
     refused(paretosr("record", "other.yaml", "--out", "three", "--from", "one/recording"), "with another 'train'")
+    assert not Path("three").exists()
 
 
 @pytest.mark.slow
@@ -97,3 +86,10 @@ def test_the_card_tells_what_early_psnr_is_worth():
     assert "given latency and activations" in text
     assert text.count("| 10 |") == 2  # among the ranks, and among the seeds
     assert "Of 60 networks trained with further seeds" in text
+
+
+def test_a_card_without_milliseconds():
+    whole = made(count=3)
+    first = {**whole.facts["first"], "reference": {"name": "imdn", "numbers": {}}}
+    text = card(replace(whole, facts={**whole.facts, "first": first}), "made", "paretosr record made.yaml")
+    assert "of 3, timed on not known beside imdn, untrained" in text
