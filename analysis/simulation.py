@@ -12,25 +12,34 @@ from ..search.front import hypervolume
 from ..search.objectives import OBJECTIVES
 from ..search.recording import Recording
 from ..search.simulator import Whole
+from ..spaces import InputError
 
 Floats = NDArray[np.float64]
 GRID = 200  # points of a curve
 CONFIDENCE = 0.95
+CROWDED = 0.9  # a search that meets a larger share of what was recorded has little left to choose
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to search: its name, and what every seed trained to the end. `against`: the arm it is compared with."""
+    """A way to search: its name, and what every seed trained to the end. `against`: the arm it is compared with.
+
+    Where it is known, for every seed: how many networks it met, and the training steps spent when these were all that
+    were recorded (None: never).
+    """
 
     name: str
     traces: tuple[tuple[Whole, ...], ...]
     against: str | None = None
+    met: tuple[int, ...] = ()
+    used_up: tuple[int | None, ...] = ()
 
 
 class Box:
     """The hypervolume of recorded networks as a share of that of all of them.
 
     PSNR counts as decibels above bicubic; everything else by its logarithm, from the best recorded value to the worst.
+    InputError where they have no hypervolume.
     """
 
     def __init__(self, recording: Recording, objectives: Sequence[str]) -> None:
@@ -38,6 +47,12 @@ class Box:
         columns = [self._column(recording, name) for name in objectives]
         self.points = np.column_stack(columns)  # [N, D], lower is better, 1 at the reference point
         self.whole = self._volume(self.points)
+        if not self.whole > 0:
+            bicubic = recording.facts["first"]["bicubic_psnr_db"]
+            raise InputError(
+                f"none of the {len(self.at)} recorded networks is better than bicubic ({bicubic:.2f} dB) without being "
+                "the worst in another objective: no hypervolume to compare searches by; record longer trainings"
+            )
 
     @staticmethod
     def _column(recording: Recording, name: str) -> Floats:
@@ -71,6 +86,8 @@ class Line:
     share: of the recording's hypervolume at the end of the budget; at: the same at a third and at half of it.
     reached: the share of the budget at which it has what the arm it is compared with has at the end, for each seed
     (inf: never). gain: the paired difference at the end to that arm. whole: networks trained to the end.
+    met: networks met, trained or not, of so many `recorded`; nan where it is not known. used_up: the share of the
+    budget at which the recording was used up, for each seed (inf: never).
     """
 
     name: str
@@ -82,11 +99,19 @@ class Line:
     gain: float
     gain_interval: tuple[float, float]
     whole: float
+    met: float
+    recorded: int
+    used_up: tuple[float, ...]
 
     @property
     def reached_median(self) -> float:
         """The middle of `reached`; inf where half of the seeds never got there."""
-        return float(np.quantile(self.reached, 0.5, method="higher")) if self.reached else math.nan
+        return _middle(self.reached)
+
+    @property
+    def used_up_median(self) -> float:
+        """The middle of `used_up`; inf where half of the seeds never met all that was recorded."""
+        return _middle(self.used_up)
 
     def quantile(self, q: float) -> float:
         """A quantile of `reached`, without taking the mean with an infinity."""
@@ -117,9 +142,27 @@ def compare(arms: Sequence[Arm], box: Box, budget: int) -> tuple[list[Line], dic
                 gain=float(gain.mean()) if arm.against else math.nan,
                 gain_interval=interval_of_mean(gain) if arm.against else (math.nan, math.nan),
                 whole=float(np.mean([len(trace) for trace in arm.traces])),
+                met=float(np.mean(arm.met)) if arm.met else math.nan,
+                recorded=len(box.at),
+                used_up=tuple(math.inf if steps is None else steps / budget for steps in arm.used_up),
             )
         )
     return lines, curves
+
+
+def crowded(lines: Sequence[Line]) -> str:
+    """A sentence of warning about the arms that met nearly all that was recorded; empty where none did."""
+    names = [line.name for line in lines if line.met > CROWDED * line.recorded]
+    if not names:
+        return ""
+    return (
+        f"Warning: more than {CROWDED:.0%} of {lines[0].recorded} recorded networks were met by {'; '.join(names)}: "
+        "nearly everything is tried, whatever the sampler proposes; take fewer --trainings, or record more networks."
+    )
+
+
+def _middle(values: Sequence[float]) -> float:
+    return float(np.quantile(values, 0.5, method="higher")) if values else math.nan
 
 
 def _reached(own: Floats, target: float) -> float:

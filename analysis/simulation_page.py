@@ -18,7 +18,7 @@ from ..search.recording import Recording
 from .colours import CURVES, DARK_OF_LIGHT, ROLES
 from .figures import axis, figure
 from .report import script_json, scripts
-from .simulation import GRID, Floats, Line, interval_of_mean
+from .simulation import GRID, Floats, Line, crowded, interval_of_mean
 
 HALVING = "halving"
 
@@ -43,6 +43,9 @@ def write_simulation_csv(lines: Sequence[Line], path: Path) -> None:
             "seeds_within_half": line.within(1 / 2),
             "seeds_within_third": line.within(1 / 3),
             "trained_whole": line.whole,
+            "met": line.met,
+            "recorded": line.recorded,
+            "used_up_at_median": line.used_up_median,
         }
         for line in lines
     ]
@@ -89,7 +92,7 @@ def write_simulation_page(
     drawn = json.loads(str(share_figure(curves, trainings).to_json()))
     text = template.render(
         rows=[_row(line) for line in lines],
-        verdict=verdict(lines),
+        verdict=[*filter(None, [crowded(lines)]), *verdict(lines)],
         words=words,
         networks=len(recording.networks),
         rungs=", ".join(f"{steps:,}" for steps in recording.rungs),
@@ -117,7 +120,16 @@ def _row(line: Line) -> list[str]:
         f"{line.within(1 / 2):.0%}" if line.reached else "",
         f"{line.within(1 / 3):.0%}" if line.reached else "",
         f"{line.whole:.1f}",
+        met_text(line),
     ]
+
+
+def met_text(line: Line) -> str:
+    """How many networks an arm met of how many recorded, and at which share of the budget all; empty if not known."""
+    if math.isnan(line.met):
+        return ""
+    when = f", all at {line.used_up_median:.2f}" if math.isfinite(line.used_up_median) else ""
+    return f"{line.met:.0f} of {line.recorded}{when}"
 
 
 def share_text(value: float) -> str:
@@ -138,6 +150,8 @@ def verdict(lines: Sequence[Line]) -> list[str]:
             won = "is behind"
         else:
             won = "cannot be told apart from"
+        # Beside halving by PSNR alone it must be said by what the other one promotes.
+        rival = f"{line.against} by all objectives" if line.against.endswith(f", {HALVING}") else line.against
         reached = line.reached_median
         when = (
             "; the median seed never gets as far as that one's end"
@@ -145,7 +159,7 @@ def verdict(lines: Sequence[Line]) -> list[str]:
             else f"; the median seed has that one's end after {reached:.2f} of the steps"
         )
         said.append(
-            f"{line.name[0].upper()}{line.name[1:]} {won} {line.against} at equal steps "
+            f"{line.name[0].upper()}{line.name[1:]} {won} {rival} at equal steps "
             f"({line.gain:+.3f} [{low:+.3f}, {high:+.3f}]){when}."
         )
     return said

@@ -10,20 +10,32 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ..analysis.simulation import Arm, Box, Line, compare
+from ..analysis.simulation import Arm, Box, Line, compare, crowded
 from ..analysis.simulation_page import write_simulation_csv, write_simulation_page
 from ..search.halving import Rungs
 from ..search.nni_samplers import refuse_absent
-from ..search.recording import Recording, read_recording
+from ..search.objectives import OBJECTIVES
+from ..search.recording import FACTS, NETWORKS, Recording, read_recording
 from ..search.samplers import SAMPLERS
 from ..search.settings import Budget, Settings
-from ..search.simulator import Pool, Whole, refuse_other_rungs, simulate
+from ..search.simulator import Pool, Simulated, refuse_other_rungs, simulate
 from ..spaces import InputError, unknown
+from .engines.workplace import ThisMachine
 from .recipe_file import changed, parse_recipe
 from .story import settings_of
 
 DEFAULT = ("evolution", "tpe", "nsga2", "random")
 PSNR_ALONE = ("psnr_db",)
+# Parts of a recipe that say where and how was measured, or what is made of a run's end: nothing of that is done here.
+NOT_REPLAYED = ("device", "latency", "data", "pruning", "confirm", "winner")
+
+
+class AnyDevice(ThisMachine):
+    """This machine, on which nothing will be measured: it may lack the device on which it was."""
+
+    def device(self, name: str) -> str:
+        """The name itself."""
+        return name
 
 
 def run(
@@ -41,7 +53,9 @@ def run(
     trainings: the budget, in whole trainings.
     """
     recording = read_recording(folder)
+    refuse_incomplete(recording, folder)
     settings = simulated(recording, folder, overrides)
+    box = Box(recording, settings.objectives)
     for name in samplers:
         if name not in SAMPLERS:
             raise InputError(unknown("sampler", name, SAMPLERS))
@@ -49,13 +63,22 @@ def run(
     budget = trainings * recording.rungs[-1]
     settings = replace(settings, budget=Budget(10 * len(recording.networks), steps=budget))
     plan = arms_of(samplers, settings)
-    traces: dict[str, list[tuple[Whole, ...]]] = {name: [] for name in plan}
+    searches: dict[str, list[Simulated]] = {name: [] for name in plan}
     jobs = [(name, seed) for seed in range(seeds) for name in plan]
     for name, seed in track(jobs, "searching in simulated time", console=console, transient=True):
         arm, _ = plan[name]
-        traces[name].append(tuple(simulate(recording, replace(arm, seed=seed), workers)))
-    arms = [Arm(name, tuple(traces[name]), against) for name, (_, against) in plan.items()]
-    lines, curves = compare(arms, Box(recording, settings.objectives), budget)
+        searches[name].append(simulate(recording, replace(arm, seed=seed), workers))
+    arms = [
+        Arm(
+            name,
+            traces=tuple(search.whole for search in searches[name]),
+            against=against,
+            met=tuple(search.met for search in searches[name]),
+            used_up=tuple(search.used_up for search in searches[name]),
+        )
+        for name, (_, against) in plan.items()
+    ]
+    lines, curves = compare(arms, box, budget)
     words = f"{seeds} seeds, {workers} workers, a budget of {trainings} whole trainings"
     print_lines(lines, f"{len(recording.networks)} recorded networks, {words}", console)
     target = out or Path("out") / f"simulation-{folder.resolve().name}"
@@ -65,26 +88,57 @@ def run(
     console.print(f"report   {target / 'simulation.html'}", soft_wrap=True)
 
 
+def refuse_incomplete(recording: Recording, folder: Path) -> None:
+    """InputError where a recording lacks what a search needs beside its networks, or has none of these."""
+    if not recording.networks:
+        raise InputError(f"{folder / NETWORKS}: holds no network; let `paretosr record` go on")
+    if not isinstance(recording.facts.get("recipe"), dict):
+        raise InputError(f"{folder / FACTS}: has no 'recipe'; `paretosr record` writes there the one it went by")
+    match recording.facts.get("first"):
+        case {"bicubic_psnr_db": int() | float(), "reference": {"numbers": {}}}:
+            return
+    raise InputError(f"{folder / FACTS}: has no 'first' with 'bicubic_psnr_db' and the numbers of the 'reference'")
+
+
 def simulated(recording: Recording, folder: Path, overrides: Sequence[str]) -> Settings:
     """The settings of the recording's own recipe, changed by `overrides`; InputError where these do not fit it."""
-    # Where and how it was timed is in its numbers; the machine that replays them may lack that device.
-    raw = {key: part for key, part in recording.facts["recipe"].items() if key not in ("device", "latency", "data")}
-    label = str(folder / "recording.json")
-    settings = settings_of(changed(parse_recipe({**raw, "device": "cpu"}, label), overrides, label))
+    raw = {key: part for key, part in recording.facts["recipe"].items() if key not in NOT_REPLAYED}
+    if isinstance(raw.get("train"), dict):
+        raw["train"] = {key: value for key, value in raw["train"].items() if key not in ("gpus", "gpu_share")}
+    label = str(folder / FACTS)
+    # What only a GPU can measure is not refused: it was measured.
+    settings = settings_of(changed(parse_recipe({**raw, "device": "cuda"}, label), overrides, label), AnyDevice())
     if settings.space is None:
         raise InputError(f"{label}: its recipe has no 'space'")
+    if not settings.needs("trained"):
+        raise InputError("objectives: without 'psnr_db' nothing is trained, and trainings are what is compared")
     refuse_other_rungs(recording, settings)
-    missing = [
-        n for n in settings.objectives if n != "psnr_db" and n not in next(iter(recording.networks.values())).numbers
-    ]
-    if missing:
-        raise InputError(f"objectives: the recording has no '{missing[0]}'")
+    refuse_unmeasured(recording, settings)
     return replace(settings, space=Pool.of(settings.space, recording))
+
+
+def refuse_unmeasured(recording: Recording, settings: Settings) -> None:
+    """InputError where an objective or a limit wants a number that some recorded network lacks."""
+    wanted = [*settings.objectives, *(limit.name for limit in settings.limits)]
+    timed = ["latency_ratio"] if settings.needs("timed") else []  # no timing is replayed without it
+    for name in (*timed, *wanted):
+        lacking = sum(name not in network.numbers for network in recording.networks.values())
+        if name == "psnr_db" or not lacking:
+            continue
+        of = f"{lacking} of {len(recording.networks)}"
+        if name in timed:
+            untimed = ", ".join(n for n in settings.objectives if OBJECTIVES[n].stage != "timed")
+            raise InputError(
+                f"{of} recorded networks are not timed; let `paretosr record` go on to the end of its timing, "
+                f"or leave out objectives and limits that are timed: --set 'objectives=[{untimed}]'"
+            )
+        where = "objectives" if name in settings.objectives else "limits"
+        raise InputError(f"{where}: the recording has no '{name}' of {of} networks; leave that out")
 
 
 def arms_of(samplers: Sequence[str], settings: Settings) -> dict[str, tuple[Settings, str | None]]:
     """The arms by name, with the one that each is compared with: random search at equal budget, or the same sampler's
-    full training. Halving by PSNR alone goes with the first sampler."""
+    full training. Halving by PSNR alone goes with the first sampler, against halving by all objectives."""
     halving = settings.halving or Rungs()
     found: dict[str, tuple[Settings, str | None]] = {}
     for name in samplers:
@@ -95,10 +149,7 @@ def arms_of(samplers: Sequence[str], settings: Settings) -> dict[str, tuple[Sett
         found[f"{name}, halving"] = (replace(settings, sampler=name, halving=halving), f"{name}, full training")
     alone = replace(halving, by=PSNR_ALONE)
     first = samplers[0]
-    found[f"{first}, halving by PSNR alone"] = (
-        replace(settings, sampler=first, halving=alone),
-        f"{first}, full training",
-    )
+    found[f"{first}, halving by PSNR alone"] = (replace(settings, sampler=first, halving=alone), f"{first}, halving")
     return found
 
 
@@ -106,8 +157,9 @@ def print_lines(lines: Sequence[Line], title: str, console: Console) -> None:
     """The comparison as a table."""
     table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("search")
-    for heading in ("at 1/3", "at 1/2", "at the end", "difference", "steps to equal", "seeds <= 1/2", "whole"):
-        table.add_column(heading, justify="right")
+    shares, rival = ("at 1/3", "at 1/2", "at the end"), ("difference", "steps to equal", "seeds <= 1/2")
+    for heading in (*shares, *rival, "whole", f"met of {lines[0].recorded}"):
+        table.add_column(heading, justify="right", overflow="fold")
     for line in lines:
         low, high = line.gain_interval
         table.add_row(
@@ -121,10 +173,15 @@ def print_lines(lines: Sequence[Line], title: str, console: Console) -> None:
             else f"{line.reached_median:.2f} ({line.quantile(0.25):.2f}-{line.quantile(0.75):.2f})",
             "" if not line.reached else f"{line.within(0.5):.0%}",
             f"{line.whole:.1f}",
+            f"{line.met:.1f}" + ("" if math.isinf(line.used_up_median) else f" all at {line.used_up_median:.2f}"),
         )
     console.print(table)
     console.print(
         "Shares of the hypervolume of all recorded networks. Difference (at the end) and steps to equal (median and "
-        "quartiles, as a share of the budget): to the same sampler's full training; of full trainings, to random.",
+        "quartiles, as a share of the budget): to the same sampler's full training; of full trainings, to random; of "
+        "halving by PSNR alone, to halving by all objectives. Whole: networks trained to the end. Met: to any rung, or "
+        "refused by a limit; and at which share of the budget these were all that were recorded.",
         soft_wrap=True,
     )
+    if crowded(lines):
+        console.print(crowded(lines), soft_wrap=True)

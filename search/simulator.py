@@ -6,20 +6,21 @@ the same seed gives the same search on every machine.
 
 import heapq
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..proxies.work import TimeWork, TrainWork
 from ..spaces import Architecture, Design, InputError, Space
 from .engine import Finished, Task
 from .loop import Exhausted, Search
-from .objectives import OBJECTIVES
+from .objectives import OBJECTIVES, broken
 from .recording import Recorded, Recording
 from .settings import Settings
 from .study import Record
@@ -32,8 +33,8 @@ PATIENT_S = 0.1  # a driver that waits longer has nothing to submit, and time ma
 class Pool(Space):
     """The recorded networks of a space: what a sampler may propose.
 
-    Where a space is recorded whole it is that space. Otherwise a draw is one of those recorded, a mutation leads to one
-    of them, and a child or a genome that was not recorded stands for the nearest by the number of differing genes.
+    Where a space is recorded whole it is that space. Otherwise a draw is one of those recorded, and a child, a mutant
+    or a genome that was not recorded stands for the nearest by the number of differing genes; no mutant for its parent.
     """
 
     recorded: tuple[Architecture, ...] = ()
@@ -63,19 +64,41 @@ class Pool(Space):
         alike = [a for a in self.recorded if {block.type for block in a.blocks} == {only_type}]
         return random.choice(alike or self.recorded)
 
+    def mutate(self, architecture: Architecture, random: Random) -> tuple[Architecture, str]:
+        # In the whole space: hardly any neighbour may be recorded.
+        changed, words = self._space.mutate(architecture, random)
+        if changed.hash == architecture.hash or len(self.recorded) < 2:
+            return architecture, "nothing"
+        return self.nearest(changed, other_than=architecture), words
+
     def cross(self, first: Architecture, second: Architecture, random: Random) -> Architecture:
         return self.nearest(super().cross(first, second, random))
 
     def decode(self, genome: Mapping[str, Any]) -> Architecture:
         return self.nearest(super().decode(genome))
 
-    def nearest(self, architecture: Architecture) -> Architecture:
+    def nearest(self, architecture: Architecture, other_than: Architecture | None = None) -> Architecture:
         """The network itself where it was recorded, else that with the fewest other genes, the earliest of equals."""
         if architecture.hash in self._by_hash:
             return self._by_hash[architecture.hash]
-        genes = self._genes_of(architecture)
-        differing = [sum(a != b for a, b in zip(genes, self._genes_of(other), strict=True)) for other in self.recorded]
+        codes, rows = self._coded
+        genes = [code.get(gene, -1) for code, gene in zip(codes, self._genes_of(architecture), strict=True)]
+        differing = np.count_nonzero(rows != np.array(genes), axis=1)
+        if other_than is not None and other_than.hash in self._by_hash:
+            differing[list(self._by_hash).index(other_than.hash)] = len(genes) + 1
         return self.recorded[int(np.argmin(differing))]
+
+    @cached_property
+    def _space(self) -> Space:
+        return Space(**{name: getattr(self, name) for name in Space.__dataclass_fields__})
+
+    @cached_property
+    def _coded(self) -> tuple[list[dict[Any, int]], NDArray[np.int64]]:
+        """For each gene the number of each value that was recorded, and what was recorded in these, `[N, genes]`."""
+        genes = [self._genes_of(network) for network in self.recorded]
+        columns = zip(*genes, strict=True)
+        codes = [{value: code for code, value in enumerate(dict.fromkeys(column))} for column in columns]
+        return codes, np.array([[code[gene] for code, gene in zip(codes, row, strict=True)] for row in genes])
 
     def _genes_of(self, architecture: Architecture) -> list[Any]:
         a = architecture.canonical()
@@ -91,6 +114,26 @@ class Whole:
     steps: int
     seconds: float
     hash: str
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One search in simulated time; it iterates over the networks that it trained to the end, in their order.
+
+    met: networks that it proposed, whatever became of them. used_up: training steps spent when these were all that were
+    recorded; None: never. ended: why it could propose no more before its budget was spent; empty where it could.
+    """
+
+    whole: tuple[Whole, ...]
+    met: int
+    used_up: int | None = None
+    ended: str = ""
+
+    def __iter__(self) -> Iterator[Whole]:
+        return iter(self.whole)
+
+    def __len__(self) -> int:
+        return len(self.whole)
 
 
 class Replay:
@@ -147,9 +190,12 @@ class Replay:
             return self._trained(task.work)
         if isinstance(task.work, TimeWork):
             ((name, design),) = task.work.designs.items()
-            low, high = self._recorded(design).intervals["latency_ratio"]
-            ratio = self._recorded(design).numbers["latency_ratio"]
-            return {name: {"ratio": ratio, "ratio_low": low, "ratio_high": high, "wide": False}}, 0.0
+            network = self._recorded(design)
+            low, high = network.intervals["latency_ratio"]
+            timing = {"ratio": network.numbers["latency_ratio"], "ratio_low": low, "ratio_high": high, "wide": False}
+            if "memory_mb" in network.numbers:
+                timing["memory_mb"] = network.numbers["memory_mb"]
+            return {name: timing}, 0.0
         raise TypeError(f"{task.name}: {type(task.work).__name__} cannot be replayed")
 
     def _recorded(self, design: Design) -> Recorded:
@@ -164,29 +210,42 @@ class Replay:
         return {"psnr_db": training.psnr_db[at], **known, **where}, training.train_s[at] - before_s
 
 
-def simulate(recording: Recording, settings: Settings, slots: int) -> list[Whole]:
-    """One search in simulated time, until its budget is spent; the networks that it trained to the end, in their order.
+def simulate(recording: Recording, settings: Settings, slots: int) -> Simulated:
+    """One search in simulated time, until its budget is spent or all that was recorded has been tried.
 
-    InputError where the recording does not fit the settings.
+    InputError where the recording does not fit the settings, or where the search gives up for another reason.
     """
     refuse_other_rungs(recording, settings)
+    refuse_unmet_limits(recording, settings)
     assert settings.space is not None
     space = settings.space if isinstance(settings.space, Pool) else Pool.of(settings.space, recording)
     training = replace(settings.training, steps=recording.rungs[-1])
     settings = replace(settings, space=space, training=training, fit=False, beside=())
     record, engine = Record(None, settings.objectives, space), Replay(recording, slots)
     record.set_attribute("first", {**recording.facts["first"], "steps": training.steps})
+    used_up: list[int] = []
+
+    def note() -> None:
+        if not used_up and len(search.known) >= space.size:
+            used_up.append(engine.spent)
+
     search = Search(
         settings,
         record,
         engine,
         lambda number: IN_MEMORY / str(number),
+        note,
         count=lambda design: _counts(recording.networks[design.hash]),
         keep=lambda path, content: None,
     )
-    with suppress(Exhausted):  # all that was recorded has been tried
+    ended = ""
+    try:
         search.run()
-    return engine.whole
+    except Exhausted as error:
+        if error.exit_code:
+            raise InputError(str(error)) from None
+        ended = str(error)
+    return Simulated(tuple(engine.whole), len(search.known), next(iter(used_up), None), ended)
 
 
 def _counts(network: Recorded) -> dict[str, float]:
@@ -201,3 +260,16 @@ def refuse_other_rungs(recording: Recording, settings: Settings) -> None:
     if missing:
         known = ", ".join(map(str, recording.rungs))
         raise InputError(f"the recording has no rung at {missing[0]} steps, only at {known}; choose other rungs or eta")
+
+
+def refuse_unmet_limits(recording: Recording, settings: Settings) -> None:
+    """InputError where no recorded network keeps the limits: nothing would be trained."""
+    networks = recording.networks.values()
+    if not all(broken(settings.limits, network.numbers) for network in networks):
+        return
+    said = []
+    for limit in settings.limits:
+        values = [network.numbers[limit.name] for network in networks if limit.name in network.numbers]
+        if values:
+            said.append(f"{limit} (recorded: {min(values):.4g} to {max(values):.4g})")
+    raise InputError(f"limits: none of the {len(networks)} recorded networks keeps {' and '.join(said)}; loosen them")

@@ -18,11 +18,13 @@ from paretosr.proxies.training import Training
 from paretosr.proxies.work import Data, TimeWork, TrainWork
 from paretosr.search.engine import Task
 from paretosr.search.halving import Rungs
+from paretosr.search.objectives import Limit
 from paretosr.search.recording import read_recording, write_recording
 from paretosr.search.samplers import Start
 from paretosr.search.settings import Budget, Settings
 from paretosr.search.simulator import Pool, Replay, Whole, simulate
 from paretosr.spaces import Architecture, Block, Design, InputError
+from paretosr.spaces.mutations import MUTATIONS
 
 RECORDING = made()
 WHOLE = RUNGS[-1]
@@ -106,6 +108,18 @@ def test_a_timing_is_replayed_with_its_interval():
     low, high = network.intervals["latency_ratio"]
     timing = finished.numbers["network"]
     assert (timing["ratio"], timing["ratio_low"], timing["ratio_high"]) == (network.numbers["latency_ratio"], low, high)
+    assert "memory_mb" not in timing
+
+
+def test_memory_is_replayed_where_it_was_recorded():
+    name, network = next(iter(RECORDING.networks.items()))
+    with_memory = replace(network, numbers={**network.numbers, "memory_mb": 12.5})
+    engine, design = Replay(replace(RECORDING, networks={name: with_memory}), 1), Design(network.architecture)
+    engine.submit(Task("timing", TimeWork({"network": design}, design, Protocol(), "cpu")))
+    finished = engine.next(1.0)
+    assert finished is not None
+    assert finished.numbers is not None
+    assert finished.numbers["network"]["memory_mb"] == 12.5
 
 
 # ---- searches
@@ -137,6 +151,36 @@ def test_a_search_of_all_that_was_recorded_ends():
     assert {w.hash for w in whole} == set(small.networks)
 
 
+def test_a_search_says_how_many_networks_it_met_and_when_these_were_all():
+    small, space = made(replace(SPACE, depths=(1,))), replace(SPACE, depths=(1,))
+    settings = replace(SETTINGS, space=space, budget=Budget(10_000, steps=12 * WHOLE))
+    search = simulate(small, settings, 1)
+    assert (search.met, search.used_up) == (9, 8 * WHOLE)  # the last of nine was proposed when eight were trained
+    assert search.ended == "all 9 networks of the space have been tried"
+    assert len(search) == len(search.whole) == 9
+    spent = simulate(small, replace(settings, budget=Budget(10_000, steps=5 * WHOLE)), 1)
+    assert (spent.met, spent.used_up, spent.ended) == (5, None, "")
+    rungs = simulate(RECORDING, replace(SETTINGS, halving=Rungs(3, 3)), 4)
+    assert rungs.met > len(rungs)
+
+
+def test_limits_that_nothing_recorded_keeps_are_refused():
+    lowest = min(network.numbers["activations_m"] for network in RECORDING.networks.values())
+    limits = (Limit("activations_m", "<=", lowest / 2), Limit("latency_ratio", "<=", 1.0))
+    with pytest.raises(InputError, match=rf"none of the 117 .* keeps activations_m <= .* \(recorded: {lowest:.4g} to"):
+        simulate(RECORDING, replace(SETTINGS, limits=limits), 4)
+
+
+def test_a_search_that_gives_up_is_refused_with_its_reason():
+    space = replace(SPACE, widths=(8, 12, 16, 20), depths=(1, 2, 3, 4, 5))
+    large = made(space, 1100)  # of which one keeps the limit: before it or after it 500 in a row do not
+    lowest = min(network.numbers["activations_m"] for network in large.networks.values())
+    limits = (Limit("activations_m", "<=", lowest),)
+    with pytest.raises(InputError, match="500 proposals in a row broke limits") as caught:
+        simulate(large, replace(SETTINGS, space=space, sampler="random", limits=limits), 4)
+    assert "\n" not in str(caught.value)
+
+
 def test_by_rungs_fewer_steps_meet_more_networks():
     seen = []
     for halving in (None, Rungs(3, 3)):
@@ -165,6 +209,36 @@ def test_what_was_not_recorded_stands_for_its_nearest():
         assert pool.cross(nearest, pool.sample(random), random) in pool
         assert pool.decode(SPACE.encode(outside)) in pool
     assert {block.type for block in pool.sample(random, only_type="scpa").blocks} == {"scpa"}
+
+
+def test_the_nearest_differs_in_the_fewest_genes_and_is_the_earliest_of_these():
+    pool, random = Pool.of(SPACE, made(count=40)), Random(1)
+
+    def genes(a: Architecture) -> list[object]:
+        return [a.width, len(a.blocks), *(block.type for block in a.blocks), *(3 - len(a.blocks)) * [None]]
+
+    for _ in range(50):
+        outside = SPACE.sample(random)
+        differing = [sum(a != b for a, b in zip(genes(outside), genes(a), strict=True)) for a in pool.recorded]
+        assert pool.nearest(outside) == pool.recorded[differing.index(min(differing))]
+
+
+def test_a_part_is_mutated_to_another_of_its_networks():
+    few, random = Pool.of(SPACE, made(count=10)), Random(0)  # too few to hold the neighbours of each
+    for parent in few.recorded:
+        children = [few.mutate(parent, random) for _ in range(20)]
+        assert all(child in few and child != parent for child, _ in children)
+        assert {words for _, words in children} <= set(MUTATIONS)
+        assert len({child for child, _ in children}) > 1
+    alone = Pool.of(SPACE, made(count=1))
+    assert alone.mutate(alone.recorded[0], random) == (alone.recorded[0], "nothing")
+
+
+def test_a_space_that_is_recorded_whole_is_mutated_as_it_would_be_itself():
+    pool = Pool.of(SPACE, RECORDING)
+    for seed in range(100):
+        parent = SPACE.sample(Random(f"parent {seed}"))
+        assert pool.mutate(parent, Random(seed)) == SPACE.mutate(parent, Random(seed))
 
 
 @pytest.mark.parametrize("sampler", EVERY_SAMPLER)
@@ -247,6 +321,7 @@ def test_the_command_compares_searches_and_says_who_wins(paretosr, tmp_path):
         "evolution, halving by PSNR alone",
     ]
     assert rows["evolution, full training"]["compared_with"] == "random, full training"
+    assert rows["evolution, halving by PSNR alone"]["compared_with"] == "evolution, halving"
     assert rows["random, full training"]["difference"] == ""
     assert float(rows["random, full training"]["trained_whole"]) == 10
     page = (tmp_path / "one/simulation.html").read_text()
