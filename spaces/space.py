@@ -217,6 +217,11 @@ class Space:
 
     def encode(self, architecture: Architecture) -> Genome:
         """A genome that decodes to `architecture`; unused genes take their first option. InputError if not inside."""
+        used = self.used_genes(architecture)
+        return {name: used.get(name, options[0]) for name, options in self.genes().items()}
+
+    def used_genes(self, architecture: Architecture) -> Genome:
+        """The genes that say something of `architecture`: none of blocks that it lacks. InputError if not inside."""
         a = architecture.canonical()
         if a not in self:
             raise InputError(f"the architecture {a.hash} does not lie in the space: {a.summary()}")
@@ -232,7 +237,8 @@ class Space:
         for position, block in enumerate(a.blocks):
             genome[f"block{position}.type"] = block.type
             genome.update({f"block{position}.{gene_of(name)}": value for name, value in block.choices})
-        return {name: genome.get(name, options[0]) for name, options in self.genes().items()}
+        genes = self.genes()
+        return {name: value for name, value in genome.items() if name in genes}
 
     def _spelled(self, a: Architecture) -> Architecture:
         """`a` in the space's own words: where only `backward` is allowed, the canonical `none` of one block is that."""

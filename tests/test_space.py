@@ -161,6 +161,21 @@ def test_the_genome_has_the_same_genes_for_every_network(space: Space) -> None:
 
 
 @any_space
+def test_the_used_genes_are_those_that_make_another_network(space: Space) -> None:
+    """They alone decode to it, and an unused gene may be anything."""
+    random = Random(3)
+    for _ in range(20):
+        architecture = space.sample(random)
+        used = space.used_genes(architecture)
+        assert space.decode(used) == architecture
+        assert used.items() <= space.encode(architecture).items()
+        other = {name: random.choice(options) for name, options in space.genes().items()} | used
+        assert space.decode(other) == architecture
+    shallow = min((space.sample(random) for _ in range(50)), key=lambda a: len(a.blocks))
+    assert not [name for name in space.used_genes(shallow) if name.startswith(f"block{len(shallow.blocks)}.")]
+
+
+@any_space
 def test_every_genome_is_a_network_of_the_space(space: Space) -> None:
     genes, random = space.genes(), Random(3)
     for _ in range(200):
