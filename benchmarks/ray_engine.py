@@ -11,32 +11,17 @@ import csv
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from sleep_work import Sleep
 
 from paretosr.proxies.device import device_facts
-from paretosr.proxies.work import Data, Report, Stop
+from paretosr.proxies.work import Data
 from paretosr.runs.engines.cluster import cluster
 from paretosr.search.engine import Engine, Task
 
 SLOTS = (1, 8, 32)
 COLUMNS = ("slots", "tasks", "wall_s", "efficiency", "driver_cpu_ms_per_task")
-
-
-@dataclass(frozen=True)
-class Sleep:
-    """A work that sleeps, and asks now and then whether to stop."""
-
-    seconds: float
-    exclusive: bool = False
-
-    def perform(self, report: Report, stop: Stop) -> dict[str, Any]:
-        until = time.monotonic() + self.seconds
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, 0.25))
-            stop()
-        return {"pid": os.getpid()}
 
 
 def run(engine: Engine, tasks: int, seconds: float) -> int:
@@ -77,6 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent)  # for the workers, which import `sleep_work`
     rows = []
     sys.stdout.write(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n")
     for slots in options.slots:

@@ -6,6 +6,7 @@ is uploaded: the nodes have the package installed.
 
 import logging
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -69,8 +70,9 @@ class Line:
         self.board, self.key, self.gpu = board, key, gpu
         self.said: dict[str, Any] = {}
         self.stop = False
-        self.asked_at = time.monotonic()
-        self.answer: Any = board.look.remote(key, self._words())
+        # Where many tasks begin together they do not all look together, while the driver hands out the rest.
+        self.asked_at = time.monotonic() - POLL_S * random.random()
+        self.answer: Any = None
 
     def _words(self) -> dict[str, Any]:
         return {"gpu": self.gpu, "said": self.said}
@@ -87,9 +89,13 @@ class Line:
             self.answer = None
         due = time.monotonic() - self.asked_at > POLL_S
         if due and self.answer is None:
-            self.asked_at = time.monotonic()
-            self.answer = self.board.look.remote(self.key, self._words())
+            self.ask()
         return bool(due)
+
+    def ask(self) -> None:
+        """Looks now."""
+        self.asked_at = time.monotonic()
+        self.answer = self.board.look.remote(self.key, self._words())
 
 
 def perform(work: Work, key: str, board: Any) -> Outcome:
@@ -99,7 +105,8 @@ def perform(work: Work, key: str, board: Any) -> Outcome:
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all of them to a task that asked for none
     line = Line(board, key, str(gpus[0]) if gpus else None)
-    if work.exclusive:  # takes the device's lock itself
+    if work.exclusive:  # takes the device's lock itself, and hears nothing meanwhile
+        line.ask()
         return outcome_of(work, line.report, lambda: False)
     devices = [f"cuda:{i}" for i in range(len(gpus))] if gpus and torch.cuda.is_available() else ["cpu"]
     with ExitStack() as stack:
