@@ -23,7 +23,7 @@ lint: setup-test ## ruff and basedpyright
 	@$(python) -m ruff format --check
 	@$(python) -m basedpyright
 
-test: lint ## lint and the tests, at most 10 minutes on 2 cores
+test: lint ## lint and the tests, about 10 minutes on 2 cores
 	@$(python) -m pytest --session-timeout 900 --numprocesses 2 --dist loadfile
 
 test-slow: setup-test ## what is heavy: kills, the browser, exports of many networks; at most 35 minutes

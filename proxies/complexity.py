@@ -180,10 +180,10 @@ class _FunctionalConvolutions(TorchFunctionMode):
                 f"complexity: {func.__name__} is called as a function, so no rule counts it; call a Conv2d module, "
                 f"or set flops_counted = False on the module that calls it"
             )
-        # On the meta device PyTorch works these out in Python, which was two thirds of the time of a count.
+        # On the meta device PyTorch works these out in Python, which was most of the time of a count.
         if func is F.interpolate:
             return _resized(*args, **(kwargs or {}))
-        if func in self.OF_ONE_SHAPE or (func in self.ARITHMETIC and not kwargs and _shaped_alike(*args)):
+        if args and (func in self.OF_ONE_SHAPE or (func in self.ARITHMETIC and not kwargs and _shaped_alike(*args))):
             return args[0]
         return func(*args, **(kwargs or {}))
 

@@ -93,10 +93,8 @@ def together(work: "TrainWork") -> Iterator[Peers | None]:
             yield Peers(0, work.gpus)
         except RuntimeError as error:
             # Of one that is gone the others hear that a connection was closed; what it died of it alone knew.
-            told = (
-                _last_words(started, place) if type(error) is RuntimeError or isinstance(error, dist.DistError) else ""
-            )
-            if told:
+            of_the_connection = type(error) is RuntimeError or isinstance(error, dist.DistError)
+            if of_the_connection and (told := _last_words(started, place)):
                 raise RuntimeError(f"another device of the training: {told}") from error
             raise
         finally:

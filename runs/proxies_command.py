@@ -81,9 +81,7 @@ def from_recording(folder: Path) -> tuple[Recipe, Sample]:
     outside = next((n.architecture for n in networks if n.architecture not in space), None)
     if outside is not None:
         raise InputError(f"{folder}: does not fit its space: {outside.summary()} lies outside")
-    costs = {
-        name: tuple(n.numbers[name] for n in networks) for name in COSTS if all(name in n.numbers for n in networks)
-    }
+    costs = costs_of([n.numbers for n in networks])
     curves = tuple(n.trainings[0].psnr_db[:-1] for n in networks)
     designs = tuple(Design(n.architecture) for n in networks)
     whole = tuple(n.trainings[0].psnr_db[-1] for n in networks)

@@ -46,7 +46,6 @@ def chosen(
     if len(proposals) < 2 or len(measured) < FEWEST_ROWS:
         return proposals[0]
     known = np.array([s.points for s in measured], dtype=np.float64)
-    compared = known.copy()
     architectures = [proposal.architecture for proposal in proposals]
     columns = []
     for at, name in enumerate(objectives):
@@ -55,11 +54,11 @@ def chosen(
             columns.append(np.array([sign * count(Design(a))[name] for a in architectures]))
         elif stage == "trained":
             whole, expected = _psnr(prefilter.model, space, measured, known[:, at], architectures)
-            compared[:, at] = whole
+            known[:, at] = whole
             columns.append(expected)
         else:
             columns.append(_timed(name, measured, sign * known[:, at], architectures) * sign)
-    best = _best(np.column_stack(columns), compared)
+    best = _best(np.column_stack(columns), known)
     words = f"{proposals[best].origin}, chosen of {len(proposals)}"
     return Proposal(proposals[best].architecture, words, proposals[best].memory)
 

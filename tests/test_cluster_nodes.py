@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from commands import refused
 
 from paretosr.proxies.work import Data
 from paretosr.runs.engines import nodes as cluster_nodes
@@ -113,3 +114,14 @@ def test_a_folder_that_cannot_be_written_is_said_to_be(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(InputError, match="cannot write into the folder"):
         check_token(tmp_path / "token", "word")
+
+
+def test_more_trainings_at_a_time_than_there_is_room_for_are_refused_before_anything_is_written(
+    paretosr, recipe, tmp_path, monkeypatch
+):
+    def refuse(*_: object) -> int:
+        raise InputError("search.workers: 99 trainings at a time, and there is room for 2")
+
+    monkeypatch.setattr(ThisMachine, "slots", refuse)
+    refused(paretosr("search", recipe, "--out", "run"), "search.workers: 99")
+    assert not (tmp_path / "run").exists()
