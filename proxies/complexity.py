@@ -128,7 +128,7 @@ def _refuse_unruled(model: nn.Module) -> None:
 @contextmanager
 def _counting(model: nn.Module, costs: list[Cost]) -> Iterator[None]:
     """Appends to `costs` what each call inside the block adds; takes its hooks away at the end."""
-    watch = _FunctionalConvolutions()
+    watch = _OnShapes()
     handles = []
 
     def enter(module: nn.Module, inputs: Inputs) -> None:
@@ -151,10 +151,11 @@ def _counting(model: nn.Module, costs: list[Cost]) -> Iterator[None]:
             handle.remove()
 
 
-class _FunctionalConvolutions(TorchFunctionMode):
-    """Raises when a convolution runs that no module with a rule, and no excused one, stands around.
+class _OnShapes(TorchFunctionMode):
+    """Watches the functions that a network calls while it runs on shapes alone, and shortens what is slow there.
 
-    The hooks never see such a call, so the network would look cheaper than it is.
+    Raises when a convolution runs that no module with a rule, and no excused one, stands around: the hooks never see
+    such a call, so the network would look cheaper than it is.
     """
 
     CONVOLUTIONS = frozenset(

@@ -7,7 +7,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,7 +19,6 @@ from ..spaces import InputError, unknown
 
 KINDS = ("cpu", "cuda")
 PATIENCE_S = 900.0  # a timing takes seconds, stairs some minutes
-_of_thread = threading.local()  # `trainings`: how to leave and enter again the shares of locks that it holds
 
 
 def find_device(name: str) -> torch.device:
@@ -52,34 +50,21 @@ def device_lock(device: str) -> Iterator[None]:
 
     Raises TimeoutError after PATIENCE_S: a process that was suspended in the middle of a timing would else hold up all.
     The locks (flock) die with the process. They are files in the folder for temporary files, so processes that have
-    different TMPDIRs do not see each other. Not reentrant: `time_together` takes it itself, so do not hold it then; but
-    a training that wants it (to measure memory) gives up its share meanwhile.
+    different TMPDIRs do not see each other. Not reentrant: `time_together` takes it itself, so do not hold it then, nor
+    inside `training_on`.
 
     There are two files. The lock itself is held alone by a timing, and shared by the trainings of a cluster
     (`training_on`). The turnstile is held by whoever waits for the lock, so that those who come later queue behind: a
     stream of trainings cannot starve a timing. The trainings of one machine's own engine hold neither, since it
     suspends them while it times.
     """
-    with _opened(device) as (turnstile, lock), _own_share_given_up():
+    with _opened(device) as (turnstile, lock):
         _pass(turnstile, lock, fcntl.LOCK_EX)
         try:
             yield
         finally:
             # Explicitly, since a child forked meanwhile may hold the file open beyond our close.
             fcntl.flock(lock, fcntl.LOCK_UN)
-
-
-@contextmanager
-def _own_share_given_up() -> Iterator[None]:
-    """Lets go of what `training_on` holds in this thread, and takes it again: the thread would wait for itself."""
-    held: list[tuple[Callable[[], None], Callable[[], None]]] = list(getattr(_of_thread, "trainings", []))
-    for leave, _ in held:
-        leave()
-    try:
-        yield
-    finally:
-        for _, enter in held:
-            enter()
 
 
 @contextmanager
@@ -106,12 +91,9 @@ def training_on(device: str) -> Iterator[Callable[[], None]]:
             enter()
 
         enter()
-        mine = leave, enter
-        _of_thread.trainings = [*getattr(_of_thread, "trainings", ()), mine]
         try:
             yield give_way
         finally:
-            _of_thread.trainings = [other for other in _of_thread.trainings if other is not mine]
             leave()
 
 

@@ -22,6 +22,7 @@ from . import (
     ntire_command,
     proxies_command,
     pruning_command,
+    recorder,
     recording_story,
     simulation_command,
     story,
@@ -236,7 +237,7 @@ def record(
     set_: Set = None,
 ) -> None:
     """Train and time many networks of a space, rung by rung, to replay them in simulated time."""
-    wanted = recording_story.Wanted(networks, repeated, seeds)
+    wanted = recorder.Wanted(networks, repeated, seeds)
     recording_story.record(recipe, out, set_ or [], wanted, earlier, time=time, console=console)
 
 

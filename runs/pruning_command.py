@@ -70,7 +70,7 @@ def _prune_run(folder: RunFolder, asked: Asked, overrides: Sequence[str], consol
     story.check_place(place, folder, recipe, settings, timed=story.times_to_prune(part))
     with folder.lock() as held:
         record = held.enter_context(driven(folder, recipe.objectives, settings.space))
-        story.refuse_other_images(folder, settings, record)
+        story.refuse_other_images(folder.path, record.attribute("first"), settings.data)
         story.refuse_other_device(folder, settings, record, place)
         if record.attribute("first") is None:
             raise InputError(f"{path}: has nothing to prune yet; let the search begin first")

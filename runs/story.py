@@ -8,10 +8,11 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -119,7 +120,7 @@ def carry_on(
     folder: RunFolder, recipe: Recipe, settings: Settings, record: Record, console: Console, place: Workplace
 ) -> None:
     """Does what is left of a run whose folder is locked, and concludes it."""
-    refuse_other_images(folder, settings, record)
+    refuse_other_images(folder.path, record.attribute("first"), settings.data)
     refuse_other_device(folder, settings, record, place)
     if record.attribute("finished"):
         console.print(f"{folder.path} holds a finished run; nothing in it is done twice.")
@@ -154,15 +155,24 @@ def say_notes(data: Data, console: Console) -> None:
         console.print(note)
 
 
-def refuse_other_images(folder: RunFolder, settings: Settings, record: Record) -> None:
-    """InputError where the images are not those the run began with: its numbers could not be compared."""
-    known = (record.attribute("first") or {}).get("data", {}).get("hash", {})
-    now = {"train": settings.data.train().hash, "validation": settings.data.evaluation().hash}
+def refuse_other_images(
+    path: Path,
+    first: Mapping[str, Any] | None,
+    data: Data,
+    *,
+    since: str = "this run began",
+    way_out: str = "choose another --out, or --fresh",
+) -> None:
+    """InputError where the images are not those that what lies at `path` began with: its numbers could not be compared.
+
+    first: its opening, if it has one yet.
+    """
+    known = (first or {}).get("data", {}).get("hash", {})
+    now = {"train": data.train().hash, "validation": data.evaluation().hash}
     changed = [role for role in known if known[role] != now[role]]
     if changed:
         raise InputError(
-            f"{folder.path}: the {changed[0]} images have changed since this run began ({settings.data.source}); "
-            "restore them, or choose another --out, or --fresh"
+            f"{path}: the {changed[0]} images have changed since {since} ({data.source}); restore them, or {way_out}"
         )
 
 

@@ -5,7 +5,6 @@ import os
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -110,19 +109,6 @@ def test_a_stream_of_trainings_does_not_starve_a_timing(lock_file: Path) -> None
     for thread in trainings:
         thread.join(10)
     assert order.index("timing ends") == order.index("timing begins") + 1, "a training made a step beside the timing"
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_training_that_measures_memory_does_not_wait_for_itself(lock_file: Path, devices: int) -> None:
-    with ExitStack() as stack:
-        give_way = [stack.enter_context(training_on("cpu")) for _ in range(devices)][-1]
-        with device_lock("cpu"):
-            assert not is_free(lock_file)
-        with lock_file.open() as handle:  # it has its share again
-            assert device_room._taken(handle.fileno(), fcntl.LOCK_SH)
-        assert not is_free(lock_file)
-        give_way()
-    assert is_free(lock_file)
 
 
 def test_who_waits_for_too_long_is_told(lock_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from recorded import SMALL, SMALL_RUNGS, Scripted, small_recipe
 from paretosr.proxies.work import TrainWork, _images
 from paretosr.runs import recording_story
 from paretosr.runs.engines.workplace import ThisMachine
-from paretosr.runs.recording_story import FAILURES
+from paretosr.runs.recorder import FAILURES
 from paretosr.search.engine import Task
 from paretosr.search.recording import Recording, read_recording
 

@@ -264,7 +264,7 @@ def test_optuna_reads_parameters_values_and_states(record, url):
             }
         if candidate.state == "complete":
             assert trial.values == [MEASURED[name] for name in AIMS]
-        assert trial.user_attrs["hash"] == candidate.design.hash
+        assert trial.user_attrs["candidate"]["hash"] == candidate.design.hash
         assert json.dumps(trial.user_attrs)
     assert {trial.number for trial in study.best_trials} == {c.number for c in written if c.state == "complete"}
 
