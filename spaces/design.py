@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 
 from .architecture import Architecture, member
 from .errors import InputError
@@ -155,7 +156,7 @@ def build(design: Design | Architecture | Published, *, seed: int = 0, device: s
         return cut  # type: ignore[return-value]
     architecture = (design.architecture if isinstance(design, Design) else design).canonical()
     if torch.device(device).type == "meta":
-        with torch.device("meta"):
+        with _Unfilled(), torch.device("meta"):
             return _unweighted(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # for what is not drawn again below; `torch.manual_seed` moves CUDA's
@@ -177,6 +178,19 @@ def deployed(design: Design, network: nn.Module, form: str = "run") -> Any:
         made = made.to(like.device, like.dtype)
     made.load_state_dict(network.state_dict())
     return made.eval()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the initial weights: on the meta device a third of the time of making a network, for nothing."""
+
+    FILLS = frozenset({nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_, nn.init.constant_})
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in self.FILLS:
+            return args[0] if args else kwargs["tensor"]  # type: ignore[index]
+        return func(*args, **(kwargs or {}))
 
 
 def _unweighted(architecture: Architecture | Published) -> Any:

@@ -70,15 +70,38 @@ class Broken:
 
 @dataclass(frozen=True)
 class Deaf:
-    """Hears nothing, and ends never."""
+    """Hears nothing, and ends never; a silent one hangs before it has said a word."""
 
+    silent: bool = False
     exclusive: bool = False
 
     def perform(self, report: Report, stop: Stop) -> dict[str, Any]:
         while True:
-            report({"step": 1, "steps": 2})
-            stop()
+            if not self.silent:
+                report({"step": 1, "steps": 2})
+                stop()
             time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Sick:
+    """Meets an error of a node's the first few times, or always on one node of a Ray cluster; says where it ended."""
+
+    words: str
+    folder: str = ""
+    times: int = 0
+    node: str = ""
+    seconds: float = 0.0
+    exclusive: bool = False
+
+    def perform(self, report: Report, stop: Stop) -> dict[str, Any]:
+        import ray  # the local engine needs none
+
+        here = ray.get_runtime_context().get_node_id()
+        if here == self.node or (self.folder and begun(self.folder) <= self.times):
+            raise RuntimeError(self.words)
+        time.sleep(self.seconds)
+        return {"node": here}
 
 
 @dataclass(frozen=True)

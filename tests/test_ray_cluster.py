@@ -6,22 +6,34 @@ people start them. Objectives are exact, so that numbers compare to the bit with
 
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import hard_works
 import pytest
+import torch
 import yaml
 from drivers import RECIPE, candidates, comparable, driving
-from hard_works import Nap
+from hard_works import Nap, Sick
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
+from paretosr.proxies.training import Training
+from paretosr.proxies.work import Data, TrainWork
 from paretosr.runs.engines.cluster import cluster as connected
 from paretosr.runs.engines.nodes import NodeFacts
 from paretosr.runs.engines.ray_engine import alive
+from paretosr.runs.engines.workplace import workplace
+from paretosr.runs.inspection import read_run
+from paretosr.runs.story import settings_of
+from paretosr.search.candidate import Candidate
 from paretosr.search.engine import Task
+from paretosr.search.settings import training_seed
+from paretosr.spaces import Architecture, Block, Design
 
 cloudpickle.register_pickle_by_value(hard_works)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -113,6 +125,132 @@ def test_a_node_that_is_killed_in_mid_rung_costs_nothing_but_time(cluster, recip
     after = finished(out)
     assert {number: after[number] for number in before} == before, "what was done is not done again"
     check_same(out, undisturbed)
+
+
+def test_a_node_that_is_killed_in_mid_rung_loses_no_rung_of_a_halving(cluster, recipe):
+    """Two work at a time, so that who is promoted depends on who ends first; every PSNR is that of a quiet training."""
+    out, steps = recipe.parent / "rungs", [60, 180, 540]
+    more = ["search.candidates=7", "search.halving={rungs: 3, eta: 3}", f"train.steps={steps[-1]}"]
+    with driving(recipe, out, *more, ray=cluster.address) as driver:
+        driver.wait_until(lambda: sum(bool(c.rungs) for c in candidates(out)) >= 2 and trainers(), 180)
+        before = {c.number: c.rungs for c in candidates(out)}
+        lost = next(iter(cluster.worker_nodes))
+        cluster.remove_node(lost, allow_graceful=False)
+        cluster.add_node(num_cpus=1, object_store_memory=SMALL_STORE)
+        assert driver.end(600) == 0, driver.log.read_text()
+    assert "is gone" in driver.log.read_text()
+    found = candidates(out)
+    assert {c.state for c in found} == {"complete", "paused"}
+    assert sum(bool(c.rungs) for c in found) == 7
+    assert all(c.rungs[: len(before[c.number])] == before[c.number] for c in found if c.number in before)
+    reached = [sum(any(at == step for at, _ in c.rungs) for c in found) for step in steps]
+    assert reached[:2] == [7, 7 // 3]
+    check_quiet(out, max(found, key=lambda c: len(c.rungs)))
+
+
+def check_quiet(out: Path, c: Candidate) -> None:
+    """The PSNR of a candidate at each of its rungs is, to the bit, that of a training that nobody disturbs."""
+    _, recipe, _ = read_run(out)
+    settings = settings_of(recipe)
+    torch.set_num_threads(1)
+    for steps, psnr_db in c.rungs:
+        folder, seed = out / "again" / str(c.number), training_seed(settings.seed, c.number)
+        work = TrainWork(c.design, settings.training, settings.data, seed, "cpu", str(folder), until=steps)
+        result = work.perform(lambda said: None, lambda: False)
+        assert result is not None
+        assert result["psnr_db"] == psnr_db, f"candidate {c.number} at {steps} steps"
+
+
+def test_a_timing_whose_node_is_killed_is_made_on_another(cluster):
+    with connected(str(cluster.address)) as place:
+        rows = [row for row in alive().values() if row["Resources"].get("CPU")]
+        place.nodes = [NodeFacts(row["NodeID"], "host", "A CPU", 1, 0, {}) for row in rows]
+        with place.engine("cpu", None, 1.0, None, lambda: False) as engine:
+            engine.submit(Task("timing", Nap(8.0, exclusive=True)))
+            until = time.monotonic() + 4.0
+            while time.monotonic() < until:
+                assert engine.next(0.1) is None
+            (busy,) = [node.facts.id for node in engine._nodes.values() if node.taken]
+            (lost,) = [node for node in cluster.worker_nodes if node.node_id == busy]
+            cluster.remove_node(lost, allow_graceful=False)
+            finished = engine.next(120)
+            assert finished is not None
+            assert finished.numbers is not None, finished.failure
+            assert {node.facts.id for node in engine._nodes.values()} == {row["NodeID"] for row in rows} - {busy}
+
+
+def test_a_node_where_everything_fails_gets_no_more_and_nothing_is_lost_to_it(cluster):
+    said: list[str] = []
+    words = "CUDA error: an illegal memory access was encountered"
+    with connected(str(cluster.address), said.append) as place:
+        rows = [row for row in alive().values() if row["Resources"].get("CPU")]
+        place.nodes = [NodeFacts(row["NodeID"], f"host{i}", "A CPU", 1, 0, {}) for i, row in enumerate(rows)]
+        sick, well = (row["NodeID"] for row in rows)
+        with place.engine("cpu", None, 1.0, None, lambda: False) as engine:
+            for number in range(12):
+                engine.submit(Task(f"training {number}", Sick(words, node=sick, seconds=0.5)))
+            for _ in range(12):
+                finished = engine.next(120)
+                assert finished is not None
+                assert finished.failure == ""
+                assert finished.numbers == {"node": well}
+    assert [line for line in said if "no more" in line] == [
+        f"node host0 gets no more tasks, 3 in a row failed there: RuntimeError: {words}"
+    ]
+
+
+def test_a_search_is_pruned_and_its_winner_trained_on_ray(photos, tmp_path):
+    """By the commands, on a cluster of this machine; what is left out of them here is left out of their recipe."""
+    shutil.copytree(photos, tmp_path / "photos")
+    recipe = {
+        **RECIPE,
+        "space": {**RECIPE["space"], "blocks": ["imdb"], "widths": [16], "depths": [2]},
+        "search": {"candidates": 2, "start": 2},
+        "train": {**RECIPE["train"], "steps": 20},
+        "latency": {"size": [32, 32], "rounds": 5, "max_rounds": 5},
+        "objectives": ["psnr_db", "latency_ratio"],
+        "confirm": {"seeds": 2},
+        "pruning": {"budgets": [{"latency_ratio": 0.9}], "members": 1, "batches": 2, "recovery_steps": 3},
+    }
+    (tmp_path / "cut.yaml").write_text(yaml.safe_dump(recipe))
+    out = tmp_path / "run"
+    for words in (
+        ("search", "cut.yaml", "--out", "run", "--set", "pruning=null"),
+        ("prune", "run", "--recipe", "cut.yaml"),
+        ("train", "run", "--seeds", "2"),
+    ):
+        command = [sys.executable, "-m", "paretosr.runs.cli", *words, "--ray", "local"]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+        assert ended.returncode == 0, ended.stderr
+    found = candidates(out)
+    kinds = [c.kind for c in found if c.state == "complete"]
+    assert kinds.count("search") == 2
+    assert kinds.count("pruned") == 1
+    assert kinds.count("trained") == 1
+    (cut,) = [c for c in found if c.kind == "pruned"]
+    assert cut.numbers["latency_ratio"] > 0
+    assert cut.details["pruning"]["verified"].startswith("compact equals masked")
+    (trained,) = [c for c in found if c.kind == "trained"]
+    assert len(trained.details["psnr_by_seed_db"]) == 2
+    assert (out / f"trained-{trained.number:05d}" / "model.onnx").is_file()
+
+
+def test_a_training_on_several_devices_is_one_task_of_ray(photos, tmp_path):
+    """Processes of one CPU here, where one GPU each is meant; Ray starts the one that starts the others."""
+    how = Training(steps=6, batch=4, patch=8)
+    design = Design(Architecture(width=8, blocks=(Block.of("residual"),)))
+    work = TrainWork(design, how, Data(str(photos)), 3, "cpu", str(tmp_path / "shared"), gpus=2)
+    with workplace("local", lambda words: None) as place:
+        place.check(tmp_path / "run", work.data, "cpu", None, timed=False)
+        with place.engine("cpu", None, 1.0, None, lambda: False) as engine:
+            engine.submit(Task("shared", work))
+            finished = engine.next(180)
+    assert finished is not None
+    assert finished.numbers is not None, finished.failure
+    assert finished.numbers["gpus"] == 2
+    alone = replace(work, gpus=1, folder=str(tmp_path / "alone")).perform(lambda said: None, lambda: False)
+    assert alone is not None
+    assert finished.numbers["psnr_db"] == pytest.approx(alone["psnr_db"], abs=2e-3)
 
 
 def test_a_driver_that_is_killed_leaves_no_tasks_and_its_run_goes_on(cluster, recipe, undisturbed):

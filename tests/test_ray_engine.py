@@ -14,7 +14,7 @@ from typing import Any
 import hard_works
 import pytest
 from commands import Command, refused
-from hard_works import Deadly, Deaf, Hungry, Nap
+from hard_works import Deadly, Deaf, Hungry, Nap, Sick
 from ray import cloudpickle
 
 from paretosr.proxies.latency import Protocol
@@ -24,6 +24,7 @@ from paretosr.runs.engines import cluster_engine
 from paretosr.runs.engines.cluster import Cluster, cluster, reached
 from paretosr.runs.engines.cluster_engine import ClusterEngine
 from paretosr.runs.engines.local import LocalEngine
+from paretosr.runs.engines.outcome import DEATHS, NODES_OWN
 from paretosr.runs.engines.probe import installed
 from paretosr.search.engine import Engine, Finished, Task
 from paretosr.spaces import Architecture, Block, Design, InputError
@@ -151,9 +152,20 @@ def test_what_ran_out_of_memory_beside_others_has_the_device_alone(engine, tmp_p
     assert finish(engine).failure == "out of memory, on a whole device too"
 
 
+@pytest.mark.parametrize("words", NODES_OWN)
+def test_an_error_that_may_be_the_nodes_is_met_again_before_the_task_has_failed(engine, tmp_path, words):
+    engine.submit(Task("soon well", Sick(f"{words} said the node", str(tmp_path / "a"), DEATHS - 1)))
+    finished = finish(engine)
+    assert (finished.failure, bool(finished.numbers)) == ("", True)
+    engine.submit(Task("never well", Sick(f"{words} said the node", str(tmp_path / "b"), DEATHS)))
+    assert finish(engine).failure == f"RuntimeError: {words} said the node"
+    assert len(list((tmp_path / "b").iterdir())) == DEATHS
+
+
 @pytest.mark.slow
-def test_a_task_that_hangs_is_ended(engine):
-    engine.submit(Task("deaf", Deaf(), minutes=0.02))
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_task_that_hangs_is_ended(engine, silent):
+    engine.submit(Task("deaf", Deaf(silent), minutes=0.02))
     assert finish(engine).failure == "took longer than 0.02 minutes"
     engine.submit(Task("next", Nap(0.0)))
     assert finish(engine).numbers

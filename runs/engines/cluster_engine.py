@@ -16,8 +16,30 @@ from typing import TYPE_CHECKING, Any
 
 from ...search.engine import Finished, RunFailed, Task
 from ...spaces import InputError
-from .outcome import DIED, DONE, FULL_DISK, NO_MEMORY, NODE_LOST, after_death, alone_in_vain, once_more_alone
-from .placement import Node, devices_of, giving_way, is_of_use, need_of, node_to_clear, place, slots_of, waited_for
+from .outcome import (
+    DEATHS,
+    DIED,
+    DONE,
+    FULL_DISK,
+    NO_MEMORY,
+    NODE_LOST,
+    after_death,
+    alone_in_vain,
+    may_be_the_nodes,
+    once_more_alone,
+)
+from .placement import (
+    Node,
+    candidates,
+    devices_of,
+    giving_way,
+    is_of_use,
+    need_of,
+    node_to_clear,
+    place,
+    slots_of,
+    waited_for,
+)
 from .ray_engine import RayTasks, alive, answered
 
 if TYPE_CHECKING:
@@ -25,6 +47,7 @@ if TYPE_CHECKING:
 
 READ_S = 0.25  # what the tasks said is read this often
 NODES_S = 2.0  # and nodes that came or went are looked for
+SICK = 3  # a node where so many tasks in a row met errors that may be its own gets no more
 GRACE_S = 7.0  # a stopping worker may take this long to end its step and save
 
 
@@ -38,6 +61,7 @@ class Going:
     began: float | None = None  # when its worker truly began, as far as the driver has heard
     spent_s: float = 0.0  # in earlier attempts that saved and came back
     died_on: list[str] = field(default_factory=list)  # the nodes where a worker died of it
+    broke_on: list[str] = field(default_factory=list)  # the nodes where it met an error that may be theirs
 
 
 class ClusterEngine:
@@ -134,8 +158,9 @@ class ClusterEngine:
 
     def _dispatch(self) -> None:
         """Hands to Ray what a node has room for; where a whole device is needed, trainings give way."""
-        nodes, kind, share = self._nodes.values(), self._cluster.kind, self._gpu_share
+        kind, share = self._cluster.kind, self._gpu_share
         for going in list(self._whole):
+            nodes = self._open_to(going)
             node = place(going.task, nodes, kind, share)
             if node is not None:
                 self._whole.remove(going)
@@ -147,10 +172,18 @@ class ClusterEngine:
                 node.cleared_for = going.task.name
                 self._pausing.update(giving_way(node, need_of(going.task, share, node.facts)))
         while self._queue and sum(not g.task.work.exclusive for g in self._running.values()) < self.slots:
-            node = place(self._queue[0].task, nodes, kind, share)
+            node = place(self._queue[0].task, self._open_to(self._queue[0]), kind, share)
             if node is None:
                 return
             self._start(self._queue.popleft(), node)
+
+    def _open_to(self, going: Going) -> list[Node]:
+        """The nodes that a task may go to: not those where it met an error that may be theirs, if there are others."""
+        nodes = list(self._nodes.values())
+        if not going.broke_on:
+            return nodes
+        others = [node for node in nodes if node.facts.id not in going.broke_on]
+        return others if candidates(going.task, others, self._cluster.kind) else nodes
 
     def _start(self, going: Going, node: Node) -> None:
         task, need = going.task, need_of(going.task, self._gpu_share, node.facts)
@@ -181,7 +214,11 @@ class ClusterEngine:
             self._died(going)
         elif kind == NO_MEMORY:
             self._again_or_fail(going, str(content))
+        elif may_be_the_nodes(kind, content):
+            self._broke(going, str(content))
         else:
+            if going.node is not None:
+                going.node.broke = 0
             self._ready.append(
                 Finished(going.task, content) if kind == DONE else Finished(going.task, failure=str(content))
             )
@@ -202,6 +239,26 @@ class ClusterEngine:
             return
         going.task = again
         self._enqueue(going, first=True)
+
+    def _broke(self, going: Going, why: str) -> None:
+        """Of a task that met an error which may be its node's: again, elsewhere where it can, or failed.
+
+        A node that spoils one task after another would go through a whole search in a night: it gets no more.
+        """
+        node = going.node
+        assert node is not None
+        going.broke_on.append(node.facts.id)
+        node.broke += 1
+        if node.broke >= SICK and len(self._nodes) > 1 and self._nodes.pop(node.facts.id, None) is not None:
+            self._refused.add(node.facts.id)
+            waits = waited_for(self._nodes.values(), self._cluster.kind)
+            self._note(f"node {node.facts.host} gets no more tasks, {SICK} in a row failed there: {why}{waits}")
+        if len(going.broke_on) >= DEATHS:
+            self._ready.append(Finished(going.task, failure=why))
+        elif self._stopping:
+            self._ready.append(Finished(going.task))
+        else:
+            self._enqueue(going, first=True)
 
     def _again_or_fail(self, going: Going, why: str) -> None:
         """Of a task that ran out of memory: once more on a whole device."""

@@ -21,7 +21,9 @@ LACKS_MEMORY = (
     "unable to find an engine to execute",
     "Unable to find a valid cuDNN algorithm",
 )
-DEATHS = 3  # a task whose worker died so often has failed
+# A GPU that is out of order, and a network disk that is (EIO, ESTALE).
+NODES_OWN = ("CUDA error", "[Errno 5]", "[Errno 116]")
+DEATHS = 3  # a task whose worker died so often has failed; also one that met a node's own errors so often
 DIED, NODE_LOST = "died", "node lost"  # said of a worker, not by it
 Outcome = tuple[str, Any]
 
@@ -45,6 +47,11 @@ def outcome_of(work: Work, report: Report, stop: Stop) -> Outcome:
 def spoils_worker(kind: str, content: Any) -> bool:
     """Whether a worker that said this is of no use any more: after such an error all that it does on its GPU fails."""
     return kind == FAILED and "CUDA error" in str(content)
+
+
+def may_be_the_nodes(kind: str, content: Any) -> bool:
+    """Whether a failure may be the fault of the node that it was met on, and not of the network."""
+    return kind == FAILED and any(words in str(content) for words in NODES_OWN)
 
 
 def reason(error: Exception) -> str:

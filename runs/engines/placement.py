@@ -30,13 +30,15 @@ class Node:
     """A node and what the driver has placed there.
 
     taken: what each task there takes. gpu_of: the GPU that a task has told it runs on, for Ray chooses it.
-    cleared_for: the task that waits until enough of the node is free.
+    cleared_for: the task that waits until enough of the node is free. broke: so many of its tasks in a row met an
+    error that may be its own.
     """
 
     facts: NodeFacts
     taken: dict[str, Need] = field(default_factory=dict)
     gpu_of: dict[str, str] = field(default_factory=dict)
     cleared_for: str | None = None
+    broke: int = 0
 
     @property
     def free_cpus(self) -> float:

@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,6 +32,7 @@ from .placement import Need
 cloudpickle.register_pickle_by_value(probe)
 
 POLL_S = 0.5  # a worker asks this often whether to stop, and says how far it is
+SILENCE_S = 3.0  # a work that has not looked by then says that it has begun
 LOST_NODE = (
     exceptions.NodeDiedError,
     exceptions.TaskUnschedulableError,
@@ -69,7 +71,7 @@ class Line:
     def __init__(self, board: Any, key: str, gpu: str | None) -> None:
         self.board, self.key, self.gpu = board, key, gpu
         self.said: dict[str, Any] = {}
-        self.stop = False
+        self.stop = self.asked = False
         # Where many tasks begin together they do not all look together, while the driver hands out the rest.
         self.asked_at = time.monotonic() - POLL_S * random.random()
         self.answer: Any = None
@@ -92,9 +94,14 @@ class Line:
             self.ask()
         return bool(due)
 
+    def ask_if_silent(self) -> None:
+        """Looks now if it never has."""
+        if not self.asked:
+            self.ask()
+
     def ask(self) -> None:
         """Looks now."""
-        self.asked_at = time.monotonic()
+        self.asked, self.asked_at = True, time.monotonic()
         self.answer = self.board.look.remote(self.key, self._words())
 
 
@@ -108,8 +115,14 @@ def perform(work: Work, key: str, board: Any) -> Outcome:
     if work.exclusive:  # takes the device's lock itself, and hears nothing meanwhile
         line.ask()
         return outcome_of(work, line.report, lambda: False)
-    devices = [f"cuda:{i}" for i in range(len(gpus))] if gpus and torch.cuda.is_available() else ["cpu"]
     with ExitStack() as stack:
+        # A work looks between its steps; one that hangs before its first must be known to have begun, or no limit of
+        # time would reach it. Most speak earlier, and a short one is spared the message.
+        first_word = threading.Timer(SILENCE_S, line.ask_if_silent)
+        first_word.daemon = True
+        first_word.start()
+        stack.callback(first_word.cancel)
+        devices = [f"cuda:{i}" for i in range(len(gpus))] if gpus and torch.cuda.is_available() else ["cpu"]
         give_ways = [stack.enter_context(training_on(device)) for device in devices]
 
         def stop() -> bool:
