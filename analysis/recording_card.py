@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..search.recording import Recorded, Recording
 from ..search.verdict import pooled
@@ -47,6 +48,8 @@ def card(recording: Recording, name: str, command: str) -> str:
         "",
         *_ranks(recording, networks),
         "",
+        *_between(recording, networks),
+        "",
         *_seeds(recording, repeated),
         "",
         "## Limits",
@@ -86,9 +89,7 @@ def _latency(recording: Recording, timed: Sequence[Recorded]) -> str:
 def _ranks(recording: Recording, networks: Sequence[Recorded]) -> list[str]:
     """How well PSNR at each rung ranks the networks by their PSNR at the end."""
     curves = np.array([n.trainings[0].psnr_db for n in networks])
-    costs = [name for name in COSTS if all(name in n.numbers for n in networks)]
-    given = np.array([[n.numbers[name] for name in costs] for n in networks])
-    words = " and ".join(name.partition("_")[0] for name in costs)
+    given, words = _costs(networks)
     lines = [
         "Spearman's rank correlation of PSNR at a rung with PSNR at the end, with its 95% bootstrap interval: over all "
         f"networks, and given {words} (what early PSNR says beyond the size of a network).",
@@ -105,6 +106,33 @@ def _ranks(recording: Recording, networks: Sequence[Recorded]) -> list[str]:
         partial = partial_rank_correlation(curves[:, at], curves[:, -1], given)
         lines.append(f"| {steps:,} | {median} | {_text(plain)} | {_text(partial)} |")
     return lines
+
+
+def _between(recording: Recording, networks: Sequence[Recorded]) -> list[str]:
+    """The rank correlation of each rung with each later one, and what is left of it given the costs."""
+    curves, (given, words) = np.array([n.trainings[0].psnr_db for n in networks]), _costs(networks)
+    later = recording.rungs[1:]
+    lines = [
+        f"Between the rungs, overall / given {words}:",
+        "",
+        f"| steps | {' | '.join(f'{steps:,}' for steps in later)} |",
+        "|---:|" + "---:|" * len(later),
+    ]
+    for at, steps in enumerate(recording.rungs[:-1]):
+        cells = [""] * at
+        for to in range(at + 1, len(recording.rungs)):
+            plain = rank_correlation(zip(curves[:, at], curves[:, to], strict=True)).rho
+            partial = partial_rank_correlation(curves[:, at], curves[:, to], given).rho
+            cells.append(" / ".join("–" if rho is None else f"{rho:.2f}" for rho in (plain, partial)))
+        lines.append(f"| {steps:,} | {' | '.join(cells)} |")
+    return lines
+
+
+def _costs(networks: Sequence[Recorded]) -> tuple[NDArray[np.float64], str]:
+    """The costs that all networks have, `[N, C]`, and their names in words."""
+    names = [name for name in COSTS if all(name in n.numbers for n in networks)]
+    given = np.array([[n.numbers[name] for name in names] for n in networks])
+    return given, " and ".join(name.partition("_")[0] for name in names)
 
 
 def _text(found: Correlation) -> str:

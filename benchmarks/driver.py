@@ -3,6 +3,9 @@
 The record is SQLite on disk, status.json is written, the sampler and the halving are the real ones; only the trainings
 and timings are made up by a formula, and take no time. CPU seconds of the driver's process, per candidate.
 
+Then the decisions of the halving alone: all that an arrival and the promotion that it makes due cost, in a rung of as
+many networks; where sizes and PSNRs are such that few dominate others, and where none does.
+
     python benchmarks/driver.py --candidates 10000 --measured 200 [--sampler evolution] [--csv FILE]
 
 The record is filled once (about 7 minutes of CPU for 10,000 candidates) and kept, so that other samplers are quick.
@@ -23,6 +26,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from paretosr.proxies.work import TrainWork
@@ -32,7 +36,7 @@ from paretosr.runs.status import Watch
 from paretosr.runs.story import settings_of
 from paretosr.search.candidate import Candidate
 from paretosr.search.engine import Finished, Task
-from paretosr.search.halving import Rungs
+from paretosr.search.halving import Halving, Rungs
 from paretosr.search.loop import Search
 from paretosr.search.objectives import broken
 from paretosr.search.settings import Budget, Settings
@@ -128,6 +132,27 @@ def measure(folder: Path, settings: Settings, recipe: Any, measured: int) -> flo
     return spent / made
 
 
+def decision_ms(networks: int, measured: int, *, undominated: bool) -> tuple[float, float]:
+    """CPU milliseconds of an arrival in a rung of so many networks, and of the promotion due: median and longest."""
+    random, halving = Random(0), Halving((100, 300), 3)
+
+    def point(number: int) -> np.ndarray:
+        size = random.random()
+        noise = 0.0 if undominated else random.gauss(0, 0.1)
+        return np.array([-size + noise, size, size + (0.0 if undominated else random.gauss(0, 0.1))])
+
+    taken = []
+    for number in range(networks + measured):
+        new, began = point(number), time.process_time()
+        halving.arrive(number, 100, new)
+        due = halving.due()
+        if due is not None:
+            halving.promote(*due)
+        if number >= networks and due is not None:
+            taken.append(1000 * (time.process_time() - began))
+    return float(np.median(taken)), max(taken)
+
+
 def main() -> None:
     """Prints a line for each sampler and length of the record."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -151,6 +176,13 @@ def main() -> None:
             rows.append({"sampler": sampler, "candidates": count, "cpu_ms": round(1000 * cpu_s, 1)})
             sys.stdout.write(f"{sampler:<10} {count:>7,} candidates: {1000 * cpu_s:6.1f} ms of CPU a candidate\n")
             sys.stdout.flush()
+    for undominated in (False, True):
+        median, longest = decision_ms(given.candidates, 3 * given.measured, undominated=undominated)
+        who = "none dominated" if undominated else "halving"
+        sys.stdout.write(
+            f"a decision, {who:<14} {given.candidates:>7,} networks: {median:.2f} ms, at most {longest:.1f}\n"
+        )
+        rows.append({"sampler": f"a decision, {who}", "candidates": given.candidates, "cpu_ms": round(median, 2)})
     if given.csv:
         with given.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

@@ -141,7 +141,13 @@ def _only_one_builder(stem: Path) -> Iterator[None]:
             "set PARETOSR_CACHE to a folder that can be written"
         ) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise InputError(
+                f"{stem.parent}: decoded images cannot be kept on a disk that locks no files ({error.strerror}); "
+                "set PARETOSR_CACHE to a folder of a local disk"
+            ) from None
         yield
 
 

@@ -10,6 +10,7 @@ tensorboard/00012/ curves, where the recipe asks for them
 candidates.csv, report.html, winner/
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -31,6 +32,7 @@ from .recipe import Recipe
 from .recipe_file import differences, parse_recipe
 
 FORGOTTEN_S = 3600.0  # so old is what a writer on another host has left behind; nobody here can see whether it lives
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # what a disk without them says
 HARMLESS = re.compile(r"lock|\..*\.part")  # what may lie in a folder that is not yet a run: one that died very young
 SQLITE = "sqlite:///"  # what a URL of a SQLite file begins with
 
@@ -92,16 +94,18 @@ class RunFolder:
         return parse_recipe(self.facts()["recipe"], str(self.path / "run.json"))
 
     @contextmanager
-    def lock(self) -> Iterator[ExitStack]:
+    def lock(self, storage: str | None = None) -> Iterator[ExitStack]:
         """Keeps every other driver out; InputError names the one that is there, or what else is in the way.
 
-        What is entered into the stack that it gives is left before the folder is free again.
+        What is entered into the stack that it gives is left before the folder is free again. storage: of a run that
+        begins. A record that is kept apart has a lock of its own, so the folder's disk may be one that has none.
         """
+        apart = storage is not None or ((self.path / "run.json").exists() and "storage" in self.facts())
         with ExitStack() as held:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._refuse_foreign()
-                held.enter_context(only_driver(self.path / "lock", self.path))
+                held.enter_context(only_driver(self.path / "lock", self.path, needed=not apart))
             except OSError as error:
                 if is_full_disk(error):
                     raise
@@ -177,16 +181,21 @@ class RunFolder:
 
 
 @contextmanager
-def only_driver(lock: Path, what: object) -> Iterator[None]:
+def only_driver(lock: Path, what: object, *, needed: bool = True) -> Iterator[None]:
     """Holds a lock file, which names this process; InputError says who drives `what` where another holds it.
 
-    Also where the disk has no locks, as some shared ones: two drivers would write over each other.
+    Also, where it is needed, on a disk without locks, as some shared ones: two drivers would write over each other.
     """
     with lock.open("a+") as file:
         try:
             ours = _locked(file, fcntl.LOCK_EX, attempts=3)
         except OSError as error:
-            raise InputError(f"{what}: lies on a disk that locks no files ({error.strerror}); choose another") from None
+            if needed or error.errno not in NO_LOCKS:
+                raise InputError(
+                    f"{what}: lies on a disk that locks no files ({error.strerror}); choose another, or begin a run "
+                    "whose record is kept apart by --storage"
+                ) from None
+            ours = True
         if not ours:
             file.seek(0)
             raise InputError(f"{what}: is being driven by {_owner(file)}; wait for it, or stop it first")

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import socket
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from .storage import read
 from .summary import judged, summary_of, versions
 from .winner import chosen, export_candidate
 
+OVER = ("finished", "stopped")  # stages in which nobody drives
+FRESH_S = 30.0  # a driver renews its status.json every second or so; disks that are shared may be late
 ROOM_GB = 2.0  # a run and a cache of decoded images want at least this much
 
 
@@ -97,9 +101,9 @@ def status(path: Path, as_json: bool, console: Console) -> None:
         sys.stdout.write(json.dumps(said, indent=1) + "\n")
         return
     counts = ", ".join(f"{count} {state}" for state, count in said["candidates"].items() if count)
-    driver = RunFolder(path).driver()
+    driver = RunFolder(path).driver() or _seen_elsewhere(said, path / "status.json")
     driven = f", driven by {driver}" if driver else ""
-    if not driver and said["stage"] not in ("finished", "stopped"):
+    if not driver and said["stage"] not in OVER:
         driven = ", its driver is gone; the same command goes on"
     console.print(f"{path}: {said['stage']} ({said['time']}{driven})", soft_wrap=True)
     console.print(f"{counts or 'no candidates yet'}; {said['asked']} asked; {said['seconds']:.0f} s")
@@ -121,6 +125,14 @@ def status(path: Path, as_json: bool, console: Console) -> None:
             values = [f"{row[name]:.4g}" for name in said["objectives"]]
             table.add_row(str(row["number"]), *values, row["summary"])
         console.print(table)
+
+
+def _seen_elsewhere(said: Mapping[str, Any], file: Path) -> str | None:
+    """The driver on another host, where the disk's locks do not reach this one: it has renewed its word of late."""
+    fresh = time.time() - file.stat().st_mtime < FRESH_S
+    if not fresh or said["host"] == socket.gethostname() or said["stage"] in OVER:
+        return None
+    return f"pid {said['pid']} on {said['host']}"
 
 
 def doctor(console: Console) -> int:

@@ -91,7 +91,10 @@ class Pruner:
         """Moves a child on by one task, the last of which gave `finished`."""
         try:
             task = next(steps) if finished is None else steps.send(finished)
-        except (StopIteration, Unfinished):
+        except StopIteration:
+            return
+        except Unfinished:  # a stop is no death, which the marker would be taken for
+            self._forget_running(job)
             return
         except Failed as error:
             self._fail(job, str(error))
@@ -299,11 +302,17 @@ class Pruner:
             raise Unfinished
         return dict(finished.numbers)
 
+    def _forget_running(self, job: Job) -> None:
+        """Takes away what says where a child was when its driver died."""
+        candidate = self._found(job.key)
+        if candidate is not None:
+            (self.folder.candidate(candidate.number) / "running").unlink(missing_ok=True)
+
     def _fail(self, job: Job, reason: str) -> None:
         candidate = self._found(job.key)
         if candidate is not None:
             self.record.update(replace(candidate, state="failed", reason=reason))
-            (self.folder.candidate(candidate.number) / "running").unlink(missing_ok=True)
+            self._forget_running(job)
             return
         kind, details = "control" if job.control else "pruned", {"pruning": job.details()}
         origin = f"to be pruned from candidate {job.parent}: {job.label}"

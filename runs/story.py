@@ -96,7 +96,7 @@ def search(
         aside = folder.move_aside() if fresh else None
         if aside:
             console.print(f"The earlier run now lies in {aside}", soft_wrap=True)
-        with folder.lock() as held:
+        with folder.lock(storage) as held:
             folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]), storage)
             record = held.enter_context(driven(folder, recipe.objectives, settings.space))
             carry_on(folder, recipe, settings, record, console, place)
@@ -177,9 +177,12 @@ def refuse_other_images(
 
 
 def refuse_other_device(folder: RunFolder, settings: Settings, record: Record, place: Workplace = THIS_MACHINE) -> None:
-    """InputError where the run would go on on another device: latencies of two devices are never put on one axis."""
+    """InputError where the run would go on on another device: latencies of two devices are never put on one axis.
+
+    The kind of a device is the name of the GPU, and on a CPU that of the CPU.
+    """
     began, found = record.attribute("machine") or {}, place.facts(settings.device)
-    parts = ("device", "gpu", "cpu") if settings.needs("timed") else ("device", "gpu")
+    parts = ("device", "gpu", "cpu") if settings.needs("timed") and settings.device == "cpu" else ("device", "gpu")
     if any(all(began.get(part) == facts.get(part) for part in parts) for facts in found):
         return
     here = found[0]

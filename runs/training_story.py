@@ -134,7 +134,7 @@ def _train_network(
     place.check(folder.path, data, device, None, timed=False)
     place.slots(device, None, recipe.train.gpu_share)
     refuse_more_gpus(place, device, recipe.train.gpus)
-    with folder.lock() as held:
+    with folder.lock(storage) as held:
         folder.begin(recipe, Path(name).stem, shlex.join(["paretosr", *sys.argv[1:]]), storage)
         record = held.enter_context(driven(folder, ("psnr_db",)))
         if record.attribute("first") is None:

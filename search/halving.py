@@ -21,7 +21,7 @@ from scipy.spatial import KDTree
 
 from .objectives import OBJECTIVES
 
-MOST_EQUALS = 2000  # so many are told apart by distance; where more have equally few dominators, a part of them
+MOST_EQUALS = 1000  # so many are told apart by distance; where more have equally few dominators, a part of them
 FAR_END = 0.95  # an axis is as long as from its best value to this quantile: one outlier must not squeeze the rest
 
 
@@ -117,7 +117,7 @@ class Rung:
         tied = waiting[dominators == dominators.min()]
         gone = ~self._waiting[:n]
         # In order of their numbers: a resumed search fills its rungs in that order, and must choose alike.
-        tied = np.array(sorted(tied, key=self.numbers.__getitem__))
+        tied = tied[np.argsort(np.array(self.numbers)[tied])]
         tied = tied[:: math.ceil(len(tied) / MOST_EQUALS)]
         if len(tied) > 1 and gone.any():
             points = self._points[:n]

@@ -209,6 +209,17 @@ def test_a_disk_without_locks_is_said_so(tmp_path, monkeypatch):
     monkeypatch.setattr("paretosr.runs.folder.fcntl.flock", refuse)
     with pytest.raises(InputError, match="lies on a disk that locks no files"), RunFolder(tmp_path / "run").lock():
         pytest.fail("must not be entered")
+    with RunFolder(tmp_path / "run").lock("postgresql+psycopg://me@host/searches"):
+        pass  # the record is kept apart, and has a lock of its own
+    begun = RunFolder(tmp_path / "begun")
+    begun.path.mkdir()
+    facts = {"name": "a", "command": "b", "recipe": {}}
+    (begun.path / "run.json").write_text(json.dumps({**facts, "storage": "sqlite:////elsewhere.db", "study": "c"}))
+    with begun.lock():
+        pass
+    (begun.path / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="lies on a disk that locks no files"), begun.lock():
+        pytest.fail("must not be entered")
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"name": 1, "command": "", "recipe": {"sede": 1}}'])

@@ -1,12 +1,14 @@
 """What a run must not go on with: another device, other judges, a death that is counted twice."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from paretosr.proxies.work import Data, mark_running
+from paretosr.runs.engines.workplace import ThisMachine
 from paretosr.runs.folder import RunFolder
 from paretosr.runs.inspection import read_run
 from paretosr.runs.recipe_file import read_recipe
@@ -35,6 +37,23 @@ def test_another_device_is_refused_by_name(record: Record, tmp_path: Path, part:
     record.set_attribute("machine", {**machine_facts("cpu"), part: other})
     with pytest.raises(InputError, match=rf"began on {part} {other}, and this is"):
         refuse_other_device(RunFolder(tmp_path), settings, record)
+
+
+def test_for_a_gpu_another_cpu_beside_it_is_as_good(record: Record, tmp_path: Path):
+    """Nodes of one kind of GPU are one kind while a run lasts, so they are when it goes on."""
+
+    class OfAGpu(ThisMachine):
+        def facts(self, device: str) -> list[dict[str, str]]:
+            return [{**machine_facts("cpu"), "device": device, "gpu": "A GPU", "cpu": "Another CPU"}]
+
+    settings = replace(settings_of(read_recipe("quick")), device="cuda:0")
+    assert settings.needs("timed")
+    began = {**machine_facts("cpu"), "device": "cuda:0", "gpu": "A GPU"}
+    record.set_attribute("machine", began)
+    refuse_other_device(RunFolder(tmp_path), settings, record, OfAGpu())
+    record.set_attribute("machine", {**began, "gpu": "Another GPU"})
+    with pytest.raises(InputError, match="began on gpu Another GPU, and this is A GPU"):
+        refuse_other_device(RunFolder(tmp_path), settings, record, OfAGpu())
 
 
 def test_without_timings_another_cpu_is_as_good(record: Record, tmp_path: Path):

@@ -156,6 +156,15 @@ def test_a_cache_folder_that_cannot_be_is_named(photos, tmp_path):
         load_images(photos, "all", cache=tmp_path / "file" / "cache")
 
 
+def test_a_cache_on_a_disk_without_locks_is_named(load, photos, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(image_cache.fcntl, "flock", refuse)
+    with pytest.raises(InputError, match=r"cache: .* locks no files .* set PARETOSR_CACHE"):
+        load(photos)
+
+
 def test_the_cache_goes_where_the_environment_says(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("PARETOSR_CACHE", str(tmp_path / "elsewhere"))
     load_images(photos, "all")

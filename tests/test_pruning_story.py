@@ -326,3 +326,23 @@ def test_a_pruning_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(
 
     assert seen("killed") == seen("whole")
     assert len(seen("whole")) == 4
+
+
+@pytest.mark.slow
+def test_a_stop_while_a_child_trains_is_no_death_of_the_driver(network_recipe, tmp_path):
+    """Two stops at one place would else be taken for two deaths there, and the child be failed."""
+    words = ["prune", network_recipe.name, "--out", "run", "--set", "pruning.recovery_steps=1000000"]
+    for _ in range(2):
+        driver = subprocess.Popen([sys.executable, "-m", "paretosr.runs.cli", *words], cwd=tmp_path)
+        marker = tmp_path / "run" / "candidates" / "00001" / "running"
+        deadline = time.monotonic() + 120
+        while not marker.exists():
+            assert time.monotonic() < deadline
+            assert driver.poll() is None
+            time.sleep(0.02)
+        driver.terminate()
+        assert driver.wait(60) == 128 + signal.SIGTERM
+        assert not marker.exists()
+    assert not list(tmp_path.rglob("deaths.json"))
+    (child,) = [c for c in found(tmp_path / "run") if c.kind == "pruned"]
+    assert child.state == "running"

@@ -5,6 +5,7 @@ A cluster takes seconds to start and a worker two, so all tests share one of two
 
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -240,6 +241,21 @@ def test_an_address_without_a_cluster_is_refused_at_once():
     for address in (f"127.0.0.1:{port}", "nobody.invalid:6379", "nonsense", "ray://127.0.0.1:10001"):
         with pytest.raises(InputError, match=f"^--ray {address}: "):
             reached(address)
+
+
+def test_the_working_directory_stays_where_it_is_also_under_uv_run():
+    """Ray reads the switch when it is imported, so this is seen in a process of its own."""
+    look = """
+from paretosr.runs.engines.workplace import workplace
+from paretosr.spaces import InputError
+try:
+    with workplace("127.0.0.1:1", print):
+        raise SystemExit("connected with nothing")
+except InputError:
+    from ray._private import ray_constants
+    raise SystemExit(int(ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV))
+"""
+    assert subprocess.run([sys.executable, "-c", look], timeout=120, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("words", [("search", "quick"), ("train", "quick"), ("prune", "quick")])

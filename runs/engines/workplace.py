@@ -113,6 +113,7 @@ def workplace(ray: str | None, note: Callable[[str], None]) -> Iterator[Workplac
     if ray is None:
         yield ThisMachine()
         return
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # else Ray uploads the working directory of a `uv run`
     if ray == "local":  # by this Ray takes the loopback for its address: the ports of a cluster stand open to all
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
