@@ -100,12 +100,13 @@ class RunFolder:
         What is entered into the stack that it gives is left before the folder is free again. storage: of a run that
         begins. A record that is kept apart has a lock of its own, so the folder's disk may be one that has none.
         """
-        apart = storage is not None or ((self.path / "run.json").exists() and "storage" in self.facts())
         with ExitStack() as held:
             try:
+                begun = (self.path / "run.json").exists()
+                kept = self.facts().get("storage") if begun else storage
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._refuse_foreign()
-                held.enter_context(only_driver(self.path / "lock", self.path, needed=not apart))
+                held.enter_context(only_driver(self.path / "lock", self.path, needed=kept in (None, self.url)))
             except OSError as error:
                 if is_full_disk(error):
                     raise
@@ -119,6 +120,15 @@ class RunFolder:
                 return None if _locked(file, fcntl.LOCK_SH) else _owner(file)
         except OSError:
             return None
+
+    def can_lock(self) -> bool:
+        """Whether the folder's disk can lock files, so that `driver` sees who drives it."""
+        try:
+            with (self.path / "lock").open() as file:
+                _locked(file, fcntl.LOCK_SH)
+        except OSError as error:
+            return error.errno not in NO_LOCKS
+        return True
 
     def _refuse_foreign(self) -> None:
         """InputError where the folder is not of a run and holds something."""
@@ -171,7 +181,8 @@ class RunFolder:
         if not (self.path / "run.json").exists():
             return None
         stamp, whole_path = time.strftime("%Y%m%d-%H%M%S"), self.path.resolve()
-        with self.lock():  # a driven run must not be pulled from under its driver
+        # A driven run must not be pulled from under its driver; by the folder's own lock, whatever the record has.
+        with only_driver(self.path / "lock", self.path):
             for attempt in range(1000):
                 aside = whole_path.with_name(f"{whole_path.name}.{stamp}" + (f".{attempt}" if attempt else ""))
                 if not aside.exists():

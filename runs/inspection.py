@@ -30,7 +30,7 @@ from .summary import judged, summary_of, versions
 from .winner import chosen, export_candidate
 
 OVER = ("finished", "stopped")  # stages in which nobody drives
-FRESH_S = 30.0  # a driver renews its status.json every second or so; disks that are shared may be late
+FRESH_S = 60.0  # a driver renews its status.json every second or so; disks that are shared may be late
 ROOM_GB = 2.0  # a run and a cache of decoded images want at least this much
 
 
@@ -101,7 +101,7 @@ def status(path: Path, as_json: bool, console: Console) -> None:
         sys.stdout.write(json.dumps(said, indent=1) + "\n")
         return
     counts = ", ".join(f"{count} {state}" for state, count in said["candidates"].items() if count)
-    driver = RunFolder(path).driver() or _seen_elsewhere(said, path / "status.json")
+    driver = RunFolder(path).driver() or _seen_lately(said, RunFolder(path))
     driven = f", driven by {driver}" if driver else ""
     if not driver and said["stage"] not in OVER:
         driven = ", its driver is gone; the same command goes on"
@@ -127,12 +127,11 @@ def status(path: Path, as_json: bool, console: Console) -> None:
         console.print(table)
 
 
-def _seen_elsewhere(said: Mapping[str, Any], file: Path) -> str | None:
-    """The driver on another host, where the disk's locks do not reach this one: it has renewed its word of late."""
-    fresh = time.time() - file.stat().st_mtime < FRESH_S
-    if not fresh or said["host"] == socket.gethostname() or said["stage"] in OVER:
-        return None
-    return f"pid {said['pid']} on {said['host']}"
+def _seen_lately(said: Mapping[str, Any], folder: RunFolder) -> str | None:
+    """The driver that the disk's locks do not show, for there are none or they do not reach its host; by its word."""
+    fresh = time.time() - (folder.path / "status.json").stat().st_mtime < FRESH_S
+    shown = said["host"] == socket.gethostname() and folder.can_lock()
+    return None if not fresh or shown or said["stage"] in OVER else f"pid {said['pid']} on {said['host']}"
 
 
 def doctor(console: Console) -> int:

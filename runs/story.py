@@ -209,7 +209,7 @@ def drive(
         watch.enter("measuring the reference")
         record.set_attribute("machine", place.facts(settings.device)[0])
         record.set_attribute("versions", versions())
-        record.set_attribute("first", first_record(settings, engine))
+        record.set_attribute("first", first_record(settings, engine, watch.changed))
 
     def look() -> None:
         watch.changed()

@@ -1,7 +1,7 @@
 """The first record of a run: what is measured once, before the first candidate, and holds for all of them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
@@ -18,22 +18,25 @@ CONTENDERS_SHARE = 0.5  # of the candidates, about so many are trained again at 
 FEWEST_STEPS = 20
 
 
-def first_record(settings: Settings, engine: Engine) -> dict[str, Any]:
-    """Reference network, baseline, steps of a training, hypervolume's reference point; as plain data."""
+def first_record(settings: Settings, engine: Engine, on_wait: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Reference network, baseline, steps of a training, hypervolume's reference point; as plain data.
+
+    on_wait: is called again and again meanwhile.
+    """
     name, design = settings.reference
     numbers: dict[str, float] = complexity(design).numbers()
     timing = None
     if settings.needs("timed"):
         work = TimeWork({}, design, settings.protocol, settings.device)
-        timing = numbers_of(next(complete(engine, [Task("first/reference", work)])))[REFERENCE]
+        timing = numbers_of(next(complete(engine, [Task("first/reference", work)], on_wait)))[REFERENCE]
         own = {**timing, "ratio": 1.0, "ratio_low": 1.0, "ratio_high": 1.0}
         numbers, _ = with_timing(Candidate(0, design, numbers=numbers), own, timing["latency_ms"], name)
-    baseline = numbers_of(next(complete(engine, [Task("first/bicubic", BaselineWork(settings.data))])))
+    baseline = numbers_of(next(complete(engine, [Task("first/bicubic", BaselineWork(settings.data))], on_wait)))
     train, validation = settings.data.train(), settings.data.evaluation()
     return {
         "reference": {"name": name, "numbers": numbers, "timing": timing},
         "bicubic_psnr_db": baseline["psnr_db"],
-        "steps": fitted_steps(settings, engine) if settings.fit else settings.training.steps,
+        "steps": fitted_steps(settings, engine, on_wait) if settings.fit else settings.training.steps,
         "data": {
             "label": train.label,
             "hash": {"train": train.hash, "validation": validation.hash},
@@ -47,7 +50,7 @@ def first_record(settings: Settings, engine: Engine) -> dict[str, Any]:
     }
 
 
-def fitted_steps(settings: Settings, engine: Engine) -> int:
+def fitted_steps(settings: Settings, engine: Engine, on_wait: Callable[[], None] = lambda: None) -> int:
     """As many training steps as let the asked number of candidates end within `minutes`, at most the recipe's.
 
     Measured on networks of the space, one of each block type, on all workers at once, as the search will run them;
@@ -64,7 +67,7 @@ def fitted_steps(settings: Settings, engine: Engine) -> int:
         Task(f"first/speed {slot}", SpeedWork(tuple(designs), settings.training, settings.data, settings.device))
         for slot in range(engine.slots)
     ]
-    speeds = [numbers_of(finished) for finished in complete(engine, tasks)]
+    speeds = [numbers_of(finished) for finished in complete(engine, tasks, on_wait)]
     step_s = sum(speed["step_s"] for speed in speeds) / len(speeds)
     evaluation_s = sum(speed["evaluation_s"] for speed in speeds) / len(speeds)
     wanted = settings.budget.candidates or len(settings.beside)

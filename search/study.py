@@ -192,7 +192,7 @@ def for_dashboard(record: Record) -> optuna.storages.BaseStorage:
             datetime_complete=trial.datetime_start if over else trial.datetime_complete,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs=trial.user_attrs["candidate"]
+            user_attrs=_described(trial)
             | dict(candidate.numbers)
             | {"state": candidate.state, "reason": candidate.reason},
             system_attrs={},
@@ -224,9 +224,15 @@ def _measured(candidate: Candidate) -> dict[str, Any]:
     }
 
 
+def _described(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial says of its candidate beside what was measured; in early records each in an attribute of its own."""
+    every = trial.user_attrs
+    return every["candidate"] if "candidate" in every else {k: v for k, v in every.items() if k != "measured"}
+
+
 def _candidate(trial: FrozenTrial) -> Candidate:
     """The candidate that a trial holds."""
-    attributes, measured = trial.user_attrs["candidate"], trial.user_attrs["measured"]
+    attributes, measured = _described(trial), trial.user_attrs["measured"]
     return Candidate(
         number=trial.number,
         design=Design.from_json(attributes["design"]),

@@ -217,6 +217,13 @@ def test_a_disk_without_locks_is_said_so(tmp_path, monkeypatch):
     (begun.path / "run.json").write_text(json.dumps({**facts, "storage": "sqlite:////elsewhere.db", "study": "c"}))
     with begun.lock():
         pass
+    with pytest.raises(InputError, match="lies on a disk that locks no files"):
+        begun.move_aside()  # it may be driven, and nobody could say so
+    with (
+        pytest.raises(InputError, match="lies on a disk that locks no files"),
+        RunFolder(tmp_path / "own").lock(RunFolder(tmp_path / "own").url),
+    ):
+        pytest.fail("must not be entered")
     (begun.path / "run.json").write_text(json.dumps(facts))
     with pytest.raises(InputError, match="lies on a disk that locks no files"), begun.lock():
         pytest.fail("must not be entered")

@@ -333,15 +333,18 @@ def test_a_stop_while_a_child_trains_is_no_death_of_the_driver(network_recipe, t
     """Two stops at one place would else be taken for two deaths there, and the child be failed."""
     words = ["prune", network_recipe.name, "--out", "run", "--set", "pruning.recovery_steps=1000000"]
     for _ in range(2):
-        driver = subprocess.Popen([sys.executable, "-m", "paretosr.runs.cli", *words], cwd=tmp_path)
         marker = tmp_path / "run" / "candidates" / "00001" / "running"
-        deadline = time.monotonic() + 120
-        while not marker.exists():
-            assert time.monotonic() < deadline
-            assert driver.poll() is None
-            time.sleep(0.02)
-        driver.terminate()
-        assert driver.wait(60) == 128 + signal.SIGTERM
+        with subprocess.Popen([sys.executable, "-m", "paretosr.runs.cli", *words], cwd=tmp_path) as driver:
+            try:
+                deadline = time.monotonic() + 120
+                while not marker.exists():
+                    assert time.monotonic() < deadline
+                    assert driver.poll() is None
+                    time.sleep(0.02)
+                driver.terminate()
+                assert driver.wait(60) == 128 + signal.SIGTERM
+            finally:
+                driver.kill()
         assert not marker.exists()
     assert not list(tmp_path.rglob("deaths.json"))
     (child,) = [c for c in found(tmp_path / "run") if c.kind == "pruned"]

@@ -130,7 +130,7 @@ def test_a_node_that_is_killed_in_mid_rung_costs_nothing_but_time(cluster, recip
 def test_a_node_that_is_killed_in_mid_rung_loses_no_rung_of_a_halving(cluster, recipe):
     """Two work at a time, so that who is promoted depends on who ends first; every PSNR is that of a quiet training."""
     out, steps = recipe.parent / "rungs", [60, 180, 540]
-    more = ["search.candidates=7", "search.halving={rungs: 3, eta: 3}", f"train.steps={steps[-1]}"]
+    more = ["search.candidates=9", "search.halving={rungs: 3, eta: 3}", f"train.steps={steps[-1]}"]
     with driving(recipe, out, *more, ray=cluster.address) as driver:
         driver.wait_until(lambda: sum(bool(c.rungs) for c in candidates(out)) >= 2 and trainers(), 180)
         before = {c.number: c.rungs for c in candidates(out)}
@@ -141,10 +141,10 @@ def test_a_node_that_is_killed_in_mid_rung_loses_no_rung_of_a_halving(cluster, r
     assert "is gone" in driver.log.read_text()
     found = candidates(out)
     assert {c.state for c in found} == {"complete", "paused"}
-    assert sum(bool(c.rungs) for c in found) == 7
+    assert sum(bool(c.rungs) for c in found) == 9
     assert all(c.rungs[: len(before[c.number])] == before[c.number] for c in found if c.number in before)
     reached = [sum(any(at == step for at, _ in c.rungs) for c in found) for step in steps]
-    assert reached[:2] == [7, 7 // 3]
+    assert reached == [9, 3, 1]
     check_quiet(out, max(found, key=lambda c: len(c.rungs)))
 
 
@@ -188,7 +188,7 @@ def test_a_node_where_everything_fails_gets_no_more_and_nothing_is_lost_to_it(cl
         sick, well = (row["NodeID"] for row in rows)
         with place.engine("cpu", None, 1.0, None, lambda: False) as engine:
             for number in range(12):
-                engine.submit(Task(f"training {number}", Sick(words, node=sick, seconds=0.5)))
+                engine.submit(Task(f"training {number}", Sick(words, node=sick, seconds=2.0)))
             for _ in range(12):
                 finished = engine.next(120)
                 assert finished is not None
@@ -202,6 +202,7 @@ def test_a_node_where_everything_fails_gets_no_more_and_nothing_is_lost_to_it(cl
 def test_a_search_is_pruned_and_its_winner_trained_on_ray(photos, tmp_path):
     """By the commands, on a cluster of this machine; what is left out of them here is left out of their recipe."""
     shutil.copytree(photos, tmp_path / "photos")
+    floors = {"floor_channels": 1, "floor_share": 0.1, "step": 1}
     recipe = {
         **RECIPE,
         "space": {**RECIPE["space"], "blocks": ["imdb"], "widths": [16], "depths": [2]},
@@ -210,7 +211,7 @@ def test_a_search_is_pruned_and_its_winner_trained_on_ray(photos, tmp_path):
         "latency": {"size": [32, 32], "rounds": 5, "max_rounds": 5},
         "objectives": ["psnr_db", "latency_ratio"],
         "confirm": {"seeds": 2},
-        "pruning": {"budgets": [{"latency_ratio": 0.9}], "members": 1, "batches": 2, "recovery_steps": 3},
+        "pruning": {"budgets": [{"latency_ratio": 0.9}], "members": 1, "batches": 2, "recovery_steps": 3, **floors},
     }
     (tmp_path / "cut.yaml").write_text(yaml.safe_dump(recipe))
     out = tmp_path / "run"

@@ -1,5 +1,6 @@
 """What `paretosr status` says of a run by its status.json, wherever its driver lives."""
 
+import errno
 import io
 import json
 import os
@@ -62,4 +63,16 @@ def test_the_status_is_told_in_a_few_lines(tmp_path):
 )
 def test_a_driver_on_another_host_is_as_alive_as_its_word_is_young(tmp_path, age_s, changed, words):
     """The locks of its disk may not reach from there to here; on one host they do."""
+    (tmp_path / "lock").touch()
     assert words in said(tmp_path, age_s, **changed)
+
+
+def test_without_locks_its_word_counts_on_its_own_host_too(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    (tmp_path / "lock").touch()
+    monkeypatch.setattr("paretosr.runs.folder.fcntl.flock", refuse)
+    host = socket.gethostname()
+    assert f"driven by pid 4711 on {host}" in said(tmp_path, 1, host=host)
+    assert "its driver is gone" in said(tmp_path, 3600, host=host)

@@ -171,11 +171,15 @@ class ClusterEngine:
             if node is not None:
                 node.cleared_for = going.task.name
                 self._pausing.update(giving_way(node, need_of(going.task, share, node.facts)))
-        while self._queue and sum(not g.task.work.exclusive for g in self._running.values()) < self.slots:
-            node = place(self._queue[0].task, self._open_to(self._queue[0]), kind, share)
-            if node is None:
+        for going in list(self._queue):
+            if sum(not g.task.work.exclusive for g in self._running.values()) >= self.slots:
                 return
-            self._start(self._queue.popleft(), node)
+            node = place(going.task, self._open_to(going), kind, share)
+            if node is not None:
+                self._queue.remove(going)
+                self._start(going, node)
+            elif not going.broke_on:  # nor is there room for any behind it; one that may not go anywhere keeps none up
+                return
 
     def _open_to(self, going: Going) -> list[Node]:
         """The nodes that a task may go to: not those where it met an error that may be theirs, if there are others."""
@@ -243,13 +247,16 @@ class ClusterEngine:
     def _broke(self, going: Going, why: str) -> None:
         """Of a task that met an error which may be its node's: again, elsewhere where it can, or failed.
 
-        A node that spoils one task after another would go through a whole search in a night: it gets no more.
+        A node that spoils one task after another would go through a whole search in a night: it gets no more, unless
+        there is no other, or none of the kind to time on.
         """
-        node = going.node
+        node, kind = going.node, self._cluster.kind
         assert node is not None
+        node.broke += node.facts.id not in going.broke_on  # what fails there again may be to blame itself
         going.broke_on.append(node.facts.id)
-        node.broke += 1
-        if node.broke >= SICK and len(self._nodes) > 1 and self._nodes.pop(node.facts.id, None) is not None:
+        others = [other.facts.kind for other in self._nodes.values() if other is not node]
+        needed = not others or (node.facts.kind == kind and kind not in others)
+        if node.broke >= SICK and not needed and self._nodes.pop(node.facts.id, None) is not None:
             self._refused.add(node.facts.id)
             waits = waited_for(self._nodes.values(), self._cluster.kind)
             self._note(f"node {node.facts.host} gets no more tasks, {SICK} in a row failed there: {why}{waits}")

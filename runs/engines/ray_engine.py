@@ -115,14 +115,8 @@ def perform(work: Work, key: str, board: Any) -> Outcome:
     if work.exclusive:  # takes the device's lock itself, and hears nothing meanwhile
         line.ask()
         return outcome_of(work, line.report, lambda: False)
+    devices = [f"cuda:{i}" for i in range(len(gpus))] if gpus and torch.cuda.is_available() else ["cpu"]
     with ExitStack() as stack:
-        # A work looks between its steps; one that hangs before its first must be known to have begun, or no limit of
-        # time would reach it. Most speak earlier, and a short one is spared the message.
-        first_word = threading.Timer(SILENCE_S, line.ask_if_silent)
-        first_word.daemon = True
-        first_word.start()
-        stack.callback(first_word.cancel)
-        devices = [f"cuda:{i}" for i in range(len(gpus))] if gpus and torch.cuda.is_available() else ["cpu"]
         give_ways = [stack.enter_context(training_on(device)) for device in devices]
 
         def stop() -> bool:
@@ -135,6 +129,12 @@ def perform(work: Work, key: str, board: Any) -> Outcome:
             line.report(said)
             stop()
 
+        # A work looks between its steps; one that hangs before its first must be known to have begun, or no limit of
+        # time would reach it. Most speak earlier, and a short one is spared the message.
+        first_word = threading.Timer(SILENCE_S, line.ask_if_silent)
+        first_word.daemon = True
+        first_word.start()
+        stack.callback(first_word.cancel)
         return outcome_of(work, report, stop)
 
 
