@@ -14,7 +14,8 @@ from .correlation import Correlation, partial_rank_correlation, rank_correlation
 
 FEWEST = 20  # networks, of which a ranking says anything
 AT_RUNG = "psnr_db@"  # how the names of PSNR at a rung begin; its steps follow
-COST_LABELS = {"latency_ratio": "latency, measured", "activations_m": "activations"}
+COUNTED_AS = {"activations": "activations_m"}  # scores that are among the costs
+COST_LABELS = {"latency_ratio": "latency, measured", "activations_m": "activations (M)"}
 LATENCY_MODELS = ("sum", "ridge", "gradient_boosting")
 
 
@@ -60,6 +61,8 @@ def ranks(sample: Sample, scores: Mapping[str, Sequence[float]]) -> list[Rank]:
     for name, values in sample.costs.items():
         columns[name] = (COST_LABELS.get(name, name), True, values)
     for name, values in scores.items():
+        if COUNTED_AS.get(name) in sample.costs:
+            continue  # the same number, at another size of image
         columns[name] = (SCORES[name].label, SCORES[name].control, values)
     for at, steps in enumerate(sample.rungs):
         columns[f"{AT_RUNG}{steps}"] = (f"PSNR after {steps:,} steps", False, [curve[at] for curve in sample.curves])

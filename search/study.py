@@ -70,11 +70,7 @@ class Record:
         self.objectives = tuple(objectives)
         self.space = space
         self._distributions = distributions(space) if space else {}
-        self._storage = (
-            optuna.storages.RDBStorage(url, dict(engine or {}), skip_table_creation=reading)
-            if url
-            else optuna.storages.InMemoryStorage()
-        )
+        self._storage = _opened(url, engine, reading=reading) if url else optuna.storages.InMemoryStorage()
         if reading:
             self._study = optuna.load_study(study_name=study, storage=self._storage)
         else:
@@ -167,6 +163,16 @@ class Record:
 
     def _values(self, candidate: Candidate) -> list[float]:
         return [float(candidate.numbers[name]) for name in self.objectives]
+
+
+def _opened(url: str, engine: Mapping[str, Any] | None, *, reading: bool) -> optuna.storages.RDBStorage:
+    """The storage of a database; KeyError where it is to be read and its first driver has not made the tables yet."""
+    try:
+        return optuna.storages.RDBStorage(url, dict(engine or {}), skip_table_creation=reading)
+    except optuna.exceptions.StorageInternalError as error:
+        if reading and "version_info" in str(error.__cause__):
+            raise KeyError(url) from error
+        raise
 
 
 def for_dashboard(record: Record) -> optuna.storages.BaseStorage:

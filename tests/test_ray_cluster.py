@@ -132,7 +132,7 @@ def test_a_node_that_is_killed_in_mid_rung_loses_no_rung_of_a_halving(cluster, r
     out, steps = recipe.parent / "rungs", [60, 180, 540]
     more = ["search.candidates=9", "search.halving={rungs: 3, eta: 3}", f"train.steps={steps[-1]}"]
     with driving(recipe, out, *more, ray=cluster.address) as driver:
-        driver.wait_until(lambda: sum(bool(c.rungs) for c in candidates(out)) >= 2 and trainers(), 180)
+        driver.wait_until(lambda: trainers() and sum(bool(c.rungs) for c in candidates(out)) >= 2, 180)
         before = {c.number: c.rungs for c in candidates(out)}
         lost = next(iter(cluster.worker_nodes))
         cluster.remove_node(lost, allow_graceful=False)
@@ -205,7 +205,7 @@ def test_a_search_is_pruned_and_its_winner_trained_on_ray(photos, tmp_path):
     floors = {"floor_channels": 1, "floor_share": 0.1, "step": 1}
     recipe = {
         **RECIPE,
-        "space": {**RECIPE["space"], "blocks": ["imdb"], "widths": [16], "depths": [2]},
+        "space": {**RECIPE["space"], "blocks": [{"imdb": {"attention": ["none"]}}], "widths": [12, 16], "depths": [2]},
         "search": {"candidates": 2, "start": 2},
         "train": {**RECIPE["train"], "steps": 20},
         "latency": {"size": [32, 32], "rounds": 5, "max_rounds": 5},
