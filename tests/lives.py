@@ -156,8 +156,10 @@ class Run:
 
 def watch(record: Record, event: Callable[[str], None]) -> None:
     """Makes an event of what happens before and after each write, and between the two halves of an end."""
-    for holder, name in ((record, "add"), (record, "update"), (record, "set_attribute"), (record._study, "tell")):
-        setattr(holder, name, watched(getattr(holder, name), name, event))
+    for name in ("add", "update", "set_attribute"):
+        setattr(record, name, watched(getattr(record, name), name, event))
+    storage, name = record._storage, "set_trial_state_values"
+    setattr(storage, name, watched(getattr(storage, name), "tell", event))
 
 
 def watched(write: Callable[..., Any], name: str, event: Callable[[str], None]) -> Callable[..., Any]:

@@ -84,7 +84,9 @@ def test_the_card_tells_what_early_psnr_is_worth():
     text = card(made(count=60), "made", "paretosr record made.yaml")
     assert "60 different networks, each trained for 270 steps and measured after 10, 30, 90, 270" in text
     assert "given latency and activations" in text
-    assert text.count("| 10 |") == 2  # among the ranks, and among the seeds
+    assert text.count("| 10 |") == 3  # among the ranks, between the rungs, and among the seeds
+    assert "Between the rungs, overall / given latency and activations:" in text
+    assert "| steps | 30 | 90 | 270 |" in text
     assert "Of 60 networks trained with further seeds" in text
 
 
