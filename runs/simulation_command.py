@@ -12,7 +12,6 @@ from rich.table import Table
 
 from ..analysis.simulation import Arm, Box, Line, compare, crowded
 from ..analysis.simulation_page import write_simulation_csv, write_simulation_page
-from ..search.halving import Rungs
 from ..search.nni_samplers import refuse_absent
 from ..search.objectives import OBJECTIVES
 from ..search.recording import FACTS, NETWORKS, Recording, read_recording
@@ -138,13 +137,16 @@ def refuse_unmeasured(recording: Recording, settings: Settings) -> None:
 
 def arms_of(samplers: Sequence[str], settings: Settings) -> dict[str, tuple[Settings, str | None]]:
     """The arms by name, with the one that each is compared with: random search at equal budget, or the same sampler's
-    full training. Halving by PSNR alone goes with the first sampler, against halving by all objectives."""
-    halving = settings.halving or Rungs()
+    full training. Halving by PSNR alone goes with the first sampler, against halving by all objectives. Where the
+    settings have no halving, full trainings alone."""
+    halving = settings.halving
     found: dict[str, tuple[Settings, str | None]] = {}
     for name in samplers:
         own = replace(settings, sampler=name, halving=None)
         against = "random, full training" if name != "random" and "random" in samplers else None
         found[f"{name}, full training"] = (own, against)
+    if halving is None:
+        return found
     for name in samplers:
         found[f"{name}, halving"] = (replace(settings, sampler=name, halving=halving), f"{name}, full training")
     alone = replace(halving, by=PSNR_ALONE)

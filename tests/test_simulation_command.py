@@ -69,6 +69,14 @@ def test_a_comparison_that_uses_up_the_recording_says_so(paretosr):
     assert "evolution, halving by all objectives at equal steps" in page
 
 
+def test_without_halving_full_trainings_alone_are_compared(paretosr):
+    more = ("--trainings", "5", "--sampler", "random", "--set", "search.halving=null")
+    done = simulated(paretosr, RECORDING, *more)
+    assert done.code == 0, done.err
+    assert "halving" not in set(" ".join(rows()).split())
+    assert all(name.endswith(", full training") for name in rows())
+
+
 def test_a_comparison_that_leaves_much_untried_warns_of_nothing(paretosr):
     done = simulated(paretosr, RECORDING, "--trainings", "5")
     assert done.code == 0, done.err
