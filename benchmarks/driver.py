@@ -8,7 +8,7 @@ many networks; where sizes and PSNRs are such that few dominate others, and wher
 
     python benchmarks/driver.py --candidates 10000 --measured 200 [--sampler evolution] [--csv FILE]
 
-The record is filled once (about 7 minutes of CPU for 10,000 candidates) and kept, so that other samplers are quick.
+The record is filled once (minutes of CPU for 10,000 candidates) and kept, so that other samplers are quick.
 """
 
 import argparse

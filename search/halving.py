@@ -8,7 +8,7 @@ that the front is trained along its whole length. Networks are compared with tho
 Sources: Li et al. 2020 (ASHA) for the asynchronous rungs, Schmucker et al. 2021 (MO-ASHA) for fronts in place of one
 metric; farthest-first in place of their epsilon-net. On a synthetic landscape of the prototype it beat crowding, was
 level with hypervolume contributions, and far ahead of promotion by PSNR alone. On real trainings (the recording of
-benchmarks/) it reaches more than full training in as many steps, and as much in a little more than half of them.
+benchmarks/) it reaches more than full training in as many steps, and as much in about half of them.
 """
 
 import math

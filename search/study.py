@@ -2,8 +2,8 @@
 
 A candidate is one trial: its genome is the trial's parameters (none for a network outside the space), all else it
 carries is JSON in two user attributes, `candidate` and `measured`, written whole, so that a kill leaves an event or no
-event. Two and not ten, since each attribute costs the driver 2 ms. What belongs to the run
-(its first record, the confirmations) is JSON in the study's user attributes.
+event. Two and not eight, since each is queries of its own (benchmarks/driver.py). What belongs to the run (its first
+record, the confirmations) is JSON in the study's user attributes.
 """
 
 import warnings

@@ -12,9 +12,10 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from paretosr.search.candidate import STATES, Candidate
-from paretosr.search.study import STUDY_NAME, Record, belongs
+from paretosr.search.study import STUDY_NAME, Record, _candidate, belongs
 from paretosr.spaces import BlockChoices, Design, Space, published
 
 AIMS = ("psnr_db", "latency_ratio", "activations_m")
@@ -267,6 +268,17 @@ def test_optuna_reads_parameters_values_and_states(record, url):
         assert trial.user_attrs["candidate"]["hash"] == candidate.design.hash
         assert json.dumps(trial.user_attrs)
     assert {trial.number for trial in study.best_trials} == {c.number for c in written if c.state == "complete"}
+
+
+def test_an_early_record_with_an_attribute_for_each_part_is_read_alike(record, url):
+    written = filled(record)
+    for trial in record._trials():
+        (candidate,) = [c for c in written if c.number == trial.number]
+        parts, measured = trial.user_attrs["candidate"], trial.user_attrs["measured"]
+        early = create_trial(
+            state=TrialState.RUNNING, user_attrs={**parts, "measured": measured}, params={}, distributions={}
+        )
+        assert replace(_candidate(early), number=candidate.number, state=candidate.state) == candidate
 
 
 def test_the_record_is_one_file_that_passes_sqlites_own_check(record, url):
