@@ -13,6 +13,7 @@ from ..proxies.latency import EXECUTIONS, LAYOUTS, PRECISIONS, PROTOCOLS, UNUSED
 from ..proxies.losses import LOSSES
 from ..proxies.predictors import PSNR_MODELS
 from ..proxies.training import SCHEDULES
+from ..search.halving import PROMOTIONS
 from ..search.objectives import OBJECTIVES, Limit
 from ..search.samplers import SAMPLERS
 from ..search.verdict import WinnerRule
@@ -120,6 +121,9 @@ class HalvingPart(Part):
     """Rungs at which a network is measured; the last one is the whole training."""
     eta: Annotated[int, Field(ge=2, le=10)] = 3
     """One of so many is trained on, and so many times as long: of 3 rungs the first is a ninth of the whole."""
+    promote: Annotated[str, OneOf("promotion", PROMOTIONS)] = "hypervolume"
+    """What decides between networks with equally few dominators: `hypervolume`, the one that adds most of it to those
+    already trained on, or `distance`, the one farthest from them (always so with more than 4 objectives)."""
 
 
 class PrefilterPart(Part):

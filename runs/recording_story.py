@@ -117,7 +117,7 @@ def _opening(path: Path, settings: Settings, engine: Engine, machine: Mapping[st
 def refuse_unlike(earlier: Recording, path: Path, recipe: Recipe, settings: Settings) -> None:
     """InputError where the trainings of another recording are not such as this one would make."""
     there = parse_recipe(earlier.facts["recipe"], str(path))
-    for key in ("space", "train", "data", "seed", "search.halving"):
+    for key in ("space", "train", "data", "seed", "search.halving.rungs", "search.halving.eta"):
         if json_of(there, key) != json_of(recipe, key):
             raise InputError(f"{path}: was recorded by a recipe with another '{key}'")
     _refuse_other_images(path, earlier.facts.get("first", {}), settings)

@@ -1,10 +1,11 @@
 """Comparing samplers and schedulers on a recording, in simulated time: `paretosr simulate`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from joblib import Parallel, cpu_count, delayed
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
@@ -49,7 +50,8 @@ def run(
 ) -> None:
     """Searches the recording with each sampler, by rungs and without, with many seeds; prints a table, writes a page.
 
-    trainings: the budget, in whole trainings.
+    The searches go on all cores, each in one process; what they find does not depend on how many. trainings: the
+    budget, in whole trainings.
     """
     recording = read_recording(folder)
     refuse_incomplete(recording, folder)
@@ -64,9 +66,13 @@ def run(
     plan = arms_of(samplers, settings)
     searches: dict[str, list[Simulated]] = {name: [] for name in plan}
     jobs = [(name, seed) for seed in range(seeds) for name in plan]
-    for name, seed in track(jobs, "searching in simulated time", console=console, transient=True):
-        arm, _ = plan[name]
-        searches[name].append(simulate(recording, replace(arm, seed=seed), workers))
+    side_by_side = Parallel(n_jobs=min(cpu_count(), len(jobs)), return_as="generator")
+    # joblib's type does not know that a generator was asked for.
+    found: Iterator[Simulated] = iter(
+        side_by_side(delayed(simulate)(recording, replace(plan[name][0], seed=seed), workers) for name, seed in jobs)  # type: ignore[arg-type]
+    )
+    for name, _ in track(jobs, "searching in simulated time", console=console, transient=True):
+        searches[name].append(next(found))
     arms = [
         Arm(
             name,

@@ -341,7 +341,7 @@ def settings_of(recipe: Recipe, place: Workplace = THIS_MACHINE) -> Settings:
         confirm_seeds=recipe.confirm.seeds,
         task_minutes=recipe.search.task_minutes,
         beside=tuple(beside),
-        halving=Rungs(recipe.search.halving.rungs, recipe.search.halving.eta) if recipe.search.halving else None,
+        halving=Rungs(part.rungs, part.eta, part.promote) if (part := recipe.search.halving) else None,
         prefilter=Prefilter(**recipe.search.prefilter.model_dump()) if recipe.search.prefilter else None,
     )
 

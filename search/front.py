@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Points = NDArray[np.float64]
+ROUNDING = 1e-12  # relative: a difference of volumes below it is nothing
 
 
 def _plain(points: Points) -> Points:
@@ -50,6 +51,16 @@ def hypervolume(points: Points, reference: Points) -> float:
     if len(points) == 0:
         return 0.0
     return float(moocore.hypervolume(_plain(points), ref=np.asarray(reference, dtype=np.float64)))
+
+
+def added_volume(point: Points, points: Points, reference: Points) -> float:
+    """The volume below the `reference` `[D]` that `point` `[D]` dominates and none of `[N, D]` points does."""
+    alone = float(np.prod(np.maximum(reference - point, 0.0)))
+    if len(points) == 0:
+        return alone
+    shared = np.maximum(points, point)  # what another dominates of its box, that one's corner in it dominates
+    added = alone - hypervolume(shared, reference)
+    return added if added > ROUNDING * alone else 0.0
 
 
 def knee(points: Points) -> int:

@@ -184,7 +184,8 @@ class Search:
         """The rungs as the record has them; None in a search without."""
         if self.settings.halving is None:
             return None
-        halving = Halving(self.settings.halving.steps(self.steps), self.settings.halving.eta)
+        rungs = self.settings.halving
+        halving = Halving(rungs.steps(self.steps), rungs.eta, rungs.promote)
         for c in self.record.candidates:
             for step, psnr_db in c.rungs:
                 halving.arrive(c.number, step, self.rung_point(c, psnr_db))

@@ -148,7 +148,10 @@ class Architecture:
         """The one form of all architectures that build this graph: what has no effect is set to its plain value."""
         fusion = "none" if self.fusion == "backward" and len(self.blocks) == 1 else self.fusion
         upsampler_width = self.upsampler_width if UPSAMPLERS[self.upsampler].WIDTH_STEP else 0
-        return replace(self, fusion=fusion, upsampler_width=upsampler_width, frame=self.frame.canonical())
+        frame = self.frame.canonical()
+        if (fusion, upsampler_width, frame) == (self.fusion, self.upsampler_width, self.frame):
+            return self  # with the hash that it may know already
+        return replace(self, fusion=fusion, upsampler_width=upsampler_width, frame=frame)
 
     @cached_property
     def hash(self) -> str:

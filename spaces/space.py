@@ -164,6 +164,10 @@ class Space:
 
     def genes(self) -> dict[str, tuple[Choice, ...]]:
         """Name and options of every gene; those with a single option are left out, they are no choice."""
+        return dict(self._genes)
+
+    @cached_property
+    def _genes(self) -> Mapping[str, tuple[Choice, ...]]:
         genes: dict[str, tuple[Choice, ...]] = {
             "width": self.widths,
             "depth": self.depths,
@@ -218,7 +222,7 @@ class Space:
     def encode(self, architecture: Architecture) -> Genome:
         """A genome that decodes to `architecture`; unused genes take their first option. InputError if not inside."""
         used = self.used_genes(architecture)
-        return {name: used.get(name, options[0]) for name, options in self.genes().items()}
+        return {name: used.get(name, options[0]) for name, options in self._genes.items()}
 
     def used_genes(self, architecture: Architecture) -> Genome:
         """The genes that say something of `architecture`: none of blocks that it lacks. InputError if not inside."""
@@ -237,8 +241,7 @@ class Space:
         for position, block in enumerate(a.blocks):
             genome[f"block{position}.type"] = block.type
             genome.update({f"block{position}.{gene_of(name)}": value for name, value in block.choices})
-        genes = self.genes()
-        return {name: value for name, value in genome.items() if name in genes}
+        return {name: value for name, value in genome.items() if name in self._genes}
 
     def _spelled(self, a: Architecture) -> Architecture:
         """`a` in the space's own words: where only `backward` is allowed, the canonical `none` of one block is that."""

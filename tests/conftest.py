@@ -16,6 +16,8 @@ from PIL import Image
 
 # Read by OpenMP when torch loads, and by every process that a test starts: two threads collapse on a shared machine.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Read by joblib: a simulated search of a test takes less time than a process to begin.
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 # Read by the command line's console when it is made, which keeps to it; the fixture `paretosr` says how wide it is.
 os.environ.pop("COLUMNS", None)
 

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from paretosr.search.front import crowding, dominates, hypervolume, knee, layers, non_dominated
+from paretosr.search.front import added_volume, crowding, dominates, hypervolume, knee, layers, non_dominated
 
 
 def integers(seed, count, dimensions):
@@ -73,6 +73,23 @@ def test_crowding_of_four_points_by_hand():
     assert crowding(constant)[3] == 1.5
     assert crowding(points[:2]).tolist() == [np.inf, np.inf]
     assert crowding(points[:1]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
+def test_added_volume_is_what_the_hypervolume_grows_by(dimensions):
+    random = np.random.default_rng(dimensions)
+    points, reference = random.random((12, dimensions)), np.full(dimensions, 0.9)
+    for point in random.random((20, dimensions)):
+        grown = hypervolume(np.vstack([points, point]), reference) - hypervolume(points, reference)
+        assert added_volume(point, points, reference) == pytest.approx(grown, abs=1e-12)
+    assert added_volume(points[0], points[:0], reference) == pytest.approx(hypervolume(points[:1], reference))
+
+
+def test_what_is_known_or_dominated_adds_no_volume():
+    points, reference = np.array([[0.1, 0.7], [0.3, 0.3]]), np.ones(2)
+    for point in ([0.3, 0.3], [0.3, 0.4], [0.1, 0.9], [1.0, 0.0], [2.0, 0.0]):
+        assert added_volume(np.array(point), points, reference) == 0.0
+    assert added_volume(np.array([0.2, 0.6]), points, reference) == pytest.approx(0.1 * 0.1 + 0.0)
 
 
 def test_hypervolume_by_hand():

@@ -15,8 +15,8 @@ from paretosr.proxies.training import begin, train
 from paretosr.proxies.work import Data, TrainWork, patches_of
 from paretosr.search import halving as halving_room
 from paretosr.search.engine import Interrupted
-from paretosr.search.front import dominates
-from paretosr.search.halving import FAR_END, Halving, Rungs, rung_point
+from paretosr.search.front import dominates, hypervolume
+from paretosr.search.halving import FAR_END, MARGIN, MOST_AXES, PROMOTIONS, Halving, Rungs, rung_point
 from paretosr.search.samplers import SAMPLERS, Start
 from paretosr.search.settings import Budget, Settings
 from paretosr.search.study import Record
@@ -64,13 +64,23 @@ def test_costs_are_what_a_long_search_spends(rungs):
 # ---- who is promoted, against the definition written out
 
 
-def promoted_by_definition(points: dict[int, np.ndarray], promoted: set[int]) -> set[int]:
-    """Those that may be promoted; several only where they are equally far, to rounding."""
+def promoted_by_definition(points: dict[int, np.ndarray], promoted: set[int], promote: str) -> set[int]:
+    """Those that may be promoted; several only where they are equal, to rounding."""
     waiting = [n for n in points if n not in promoted]
     dominators = {n: sum(dominates(other, points[n]) for other in points.values()) for n in waiting}
     fewest = sorted(n for n in waiting if dominators[n] == min(dominators.values()))
     everything = np.array(list(points.values()))
-    low = everything.min(axis=0)
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    reference = low + np.where(high > low, MARGIN * (high - low), 1.0)
+    gone = [points[n] for n in promoted]
+
+    def volume(more: list[np.ndarray]) -> float:
+        return hypervolume(np.array(gone + more), reference)
+
+    if promote == "hypervolume":
+        added = {n: volume([points[n]]) - volume([]) for n in fewest}
+        if max(added.values()) > 1e-9:
+            return {n for n in fewest if added[n] > max(added.values()) - 1e-9}
     length = np.quantile(everything, FAR_END, axis=0) - low
     length[length == 0] = 1.0
 
@@ -81,20 +91,24 @@ def promoted_by_definition(points: dict[int, np.ndarray], promoted: set[int]) ->
     return {n for n in fewest if distances[n] > max(distances.values()) - 1e-9}
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 3])
-@pytest.mark.parametrize("seed", range(3))
-def test_promotions_follow_the_definition(dimensions, seed):
-    random = np.random.default_rng(seed)
-    halving, points, promoted, made = Halving((1, 3, 9), 3), {}, set(), 0
+@pytest.mark.parametrize("promote", PROMOTIONS)
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", ["coarse", "fine", "growing"])
+def test_promotions_follow_the_definition(dimensions, promote, kind):
+    random = np.random.default_rng(dimensions)
+    halving, points, promoted, made = Halving((1, 3, 9), 3, promote), {}, set(), 0
     for number in random.permutation(120):
-        point = random.integers(0, 12, dimensions) / 4.0  # coarse: equals and ties come up
+        if kind == "coarse":  # equals and ties come up
+            point = random.integers(0, 12, dimensions) / 4.0
+        else:  # no or hardly any equals; or each axis as long again now and then, and no bound of before holds
+            point = random.normal(size=dimensions) * (1.0 if kind == "fine" else 1.02 ** len(points))
         points[int(number)] = point
         halving.arrive(int(number), 1, point)
         due = halving.due()
         assert (due is not None) == (len(promoted) < len(points) // 3)
         if due is not None:
             assert due[1] == 1
-            assert due[0] in promoted_by_definition(points, promoted)
+            assert due[0] in promoted_by_definition(points, promoted, promote)
             halving.promote(*due)
             promoted.add(due[0])
             made += 1
@@ -126,15 +140,35 @@ def test_a_promoted_network_counts_though_it_never_arrives():
     assert halving.due() is None
 
 
-def test_a_constant_objective_does_not_spread_and_does_not_break():
-    halving = Halving((1, 2), 2)
+@pytest.mark.parametrize(
+    ("promote", "expected"),
+    [
+        ("distance", [0, 5, 2]),  # all undominated: the ends, then the earlier of the two middles
+        ("hypervolume", [2, 4, 1]),  # the earlier of the two middles, and one on each side, neither of them an end
+    ],
+)
+def test_a_constant_objective_does_not_spread_and_does_not_break(promote, expected):
+    halving = Halving((1, 2), 2, promote)
     for number in range(6):
         halving.arrive(number, 1, np.array([float(number), 1.0, -float(number)]))
     chosen = []
     while (due := halving.due()) is not None:
         halving.promote(*due)
         chosen.append(due[0])
-    assert chosen == [0, 5, 2]  # all undominated: the ends, then the earlier of the two middles
+    assert chosen == expected
+
+
+def test_on_more_axes_than_a_hypervolume_is_worked_out_for_distance_decides():
+    random = np.random.default_rng(0)
+    by_volume, by_distance = (Halving((1, 2), 2, promote) for promote in PROMOTIONS)
+    for number in range(40):
+        point = random.random(MOST_AXES + 1)
+        for halving in (by_volume, by_distance):
+            halving.arrive(number, 1, point)
+        assert by_volume.due() == by_distance.due()
+        if (due := by_volume.due()) is not None:
+            by_volume.promote(*due)
+            by_distance.promote(*due)
 
 
 def test_a_point_is_psnr_as_it_is_and_the_rest_by_its_logarithm():
@@ -143,13 +177,15 @@ def test_a_point_is_psnr_as_it_is_and_the_rest_by_its_logarithm():
     assert rung_point(numbers, objectives, 27.5) == pytest.approx([-27.5, np.log(0.5), 0.0, 0.0])
 
 
-def test_the_order_of_arrival_does_not_matter():
+@pytest.mark.parametrize("promote", PROMOTIONS)
+@pytest.mark.parametrize("fine", [True, False])
+def test_the_order_of_arrival_does_not_matter(promote, fine):
     random = np.random.default_rng(0)
-    points = random.random((60, 3))
+    points = random.random((60, 3)) if fine else random.integers(0, 4, (60, 3)) / 3
     orders = [range(60), random.permutation(60)]
     filled = []
     for order in orders:
-        halving = Halving((1, 3), 3)
+        halving = Halving((1, 3), 3, promote)
         for number in order:
             halving.arrive(int(number), 1, points[number])
         chosen = []

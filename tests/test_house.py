@@ -37,6 +37,7 @@ DOORS = {  # guest: (files that may import it, how many of them at most)
     "ray": ("runs/*", 1),
     "sklearn": ("proxies/*", 2),  # photos, models
     "skimage": ("proxies/*", 1),  # photos
+    "joblib": ("runs/simulation_command.py", 1),
     "pandas": ("analysis/*", None),
     "plotly": ("analysis/*", None),
     "jinja2": ("analysis/*", None),

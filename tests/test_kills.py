@@ -69,7 +69,9 @@ def test_twenty_kills_lose_nothing_and_change_nothing(place, undisturbed):
             # Some while the record is opened and the worker starts, most while it trains, measures, is told what next.
             early = chance.random() < 0.3
             driver.wait_until(driver.drives if early else driver.trains)
-            time.sleep(chance.uniform(0, 2.0 if early else 1.7 * seconds / KILLS))
+            # The pace follows what is left, so that a machine whose load changes meanwhile changes little.
+            left = max(0, CANDIDATES - 1 - len(known)) / CANDIDATES * seconds / (KILLS - killed_when)
+            time.sleep(chance.uniform(0, 2.0 if early else 1.7 * left))
             children = driver.children()
             assert driver.process.poll() is None, f"it ended before the {KILLS} kills: {driver.log.read_text()}"
             driver.process.kill()

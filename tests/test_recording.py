@@ -289,8 +289,27 @@ def test_what_is_taken_over_takes_the_place_of_what_failed(paretosr, recipe, wor
     assert here("two").facts["failed"] == []
 
 
+def test_who_would_be_promoted_changes_no_training(paretosr, recipe, workshop):
+    assert paretosr("record", recipe, "--networks", "2", "--out", "one").code == 0
+    search = SMALL["search"]
+    other = {**search, "halving": {**search["halving"], "promote": "distance"}}
+    Path("other.yaml").write_text(yaml.safe_dump({**SMALL, "search": other}))
+    workshop.tasks.clear()
+    done = paretosr("record", "other.yaml", "--networks", "2", "--out", "two", "--from", "one/recording")
+    assert done.code == 0, done.err
+    assert not [task for task in workshop.tasks if isinstance(task.work, TrainWork)]
+    assert {n: r.trainings for n, r in here("two").networks.items()} == {
+        n: r.trainings for n, r in here("one").networks.items()
+    }
+
+
 @pytest.mark.parametrize(
-    ("change", "key"), [({"train": {**SMALL["train"], "batch": 2}}, "train"), ({"seed": 1}, "seed")]
+    ("change", "key"),
+    [
+        ({"train": {**SMALL["train"], "batch": 2}}, "train"),
+        ({"seed": 1}, "seed"),
+        ({"search": {**SMALL["search"], "halving": {"rungs": 2, "eta": 2}}}, "search.halving.rungs"),
+    ],
 )
 def test_another_recipe_is_refused_before_anything_is_measured(paretosr, recipe, workshop, change, key):
     assert paretosr("record", recipe, "--networks", "2", "--out", "one").code == 0

@@ -77,6 +77,16 @@ def test_without_halving_full_trainings_alone_are_compared(paretosr):
     assert all(name.endswith(", full training") for name in rows())
 
 
+def test_on_several_cores_the_searches_are_those_of_one(paretosr, monkeypatch):
+    more = ("--trainings", "5", "--sampler", "nsga2")
+    assert simulated(paretosr, RECORDING, *more).code == 0
+    on_one = rows()
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    done = simulated(paretosr, RECORDING, *more)
+    assert done.code == 0, done.err
+    assert rows() == on_one
+
+
 def test_a_comparison_that_leaves_much_untried_warns_of_nothing(paretosr):
     done = simulated(paretosr, RECORDING, "--trainings", "5")
     assert done.code == 0, done.err
