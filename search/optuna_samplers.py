@@ -87,8 +87,9 @@ def _ask(
     )
     genes = {name: Gene(options) for name, options in space.genes().items()}
     # Not by study.add_trials, which checks every trial anew: of many candidates that took longer than the proposal.
+    study_id = storage.get_study_id_from_name(study.study_name)
     for s in seen:
-        storage.create_new_trial(study._study_id, _past(space, s, genes))
+        storage.create_new_trial(study_id, _past(space, s, genes))
     trial = study.ask(dict(genes))
     memory = study.get_trials(deepcopy=False)[-1].system_attrs
     return Proposal(space.decode(trial.params), type(sampler).__name__, dict(memory))
