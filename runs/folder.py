@@ -91,7 +91,11 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """The recipe the run was made with."""
-        return parse_recipe(self.facts()["recipe"], str(self.path / "run.json"))
+        recipe = self.facts()["recipe"]
+        match recipe:
+            case {"search": {"halving": {"eta": _} as halving}}:
+                halving.setdefault("promote", "distance")  # of a run that began when there was no other
+        return parse_recipe(recipe, str(self.path / "run.json"))
 
     @contextmanager
     def lock(self, storage: str | None = None) -> Iterator[ExitStack]:

@@ -3,8 +3,8 @@
 A rung is a number of training steps. Of the n networks that reached one, n // eta are promoted to the next, as soon as
 they are due, from the top rung down; no network waits for the slowest of its rung. Promoted is the one with the fewest
 dominators in (PSNR at this rung, latency, activations, ...); of equals the one that adds most hypervolume to those
-already promoted, so that the front is trained along its whole length. Networks are compared with those of their own
-rung only.
+already promoted, so that small networks are trained on as well as large ones. Networks are compared with those of
+their own rung only.
 
 Sources: Li et al. 2020 (ASHA) for the asynchronous rungs, Schmucker et al. 2021 (MO-ASHA) for fronts in place of one
 metric, with an epsilon-net. Farthest-first, which is theirs without the net, is `promote: distance`. On the synthetic
@@ -26,9 +26,9 @@ from .objectives import OBJECTIVES
 
 PROMOTIONS = ("hypervolume", "distance")  # what decides between equally few dominators
 MARGIN = 1.1  # the reference of the hypervolume is as far from the best value of an axis as so many times the worst
-SLACK = 1e-9  # relative, of a bound that was worked out in another order
+SLACK = 1e-12  # of the largest volume there may be: to so much two workings-out of one volume may differ
 MOST_AXES = 4  # a hypervolume of more takes too long where thousands wait; there distance decides
-MOST_EQUALS = 1000  # so many are told apart by distance; where more have equally few dominators, a part of them
+MOST_EQUALS = 1000  # so many are told apart; where more have equally few dominators, a part of them
 FAR_END = 0.95  # an axis is as long as from its best value to this quantile: one outlier must not squeeze the rest
 
 
@@ -164,16 +164,17 @@ class Rung:
         long = self._high > self._low
         reference = self._low + np.where(long, MARGIN * (self._high - self._low), 1.0)
         if len(self._reference) and not np.array_equal(reference, self._reference):
-            # Each adds at most what it did, and all that its box has grown by.
+            # Each adds at most what it did, and all that its box (from it to the reference) has grown by. None of them
+            # shrinks but along an axis on which all were equal, and there all that is in it shrinks alike.
             at_most += np.abs(np.prod(reference - points, axis=1) - np.prod(self._reference - points, axis=1))
         self._reference = reference
         at_most[tied] = np.minimum(at_most[tied], np.prod(reference - points[tied], axis=1))
         gone = np.flatnonzero(~self._waiting[: self._count])
         gone = gone[np.argsort(self._numbers[gone])]
         promoted = points[gone][non_dominated(points[gone])]
-        best, most = None, 0.0
+        best, most, slack = None, 0.0, SLACK * float(np.prod(reference - self._low))
         for index in tied[np.argsort(-at_most[tied], kind="stable")].tolist():
-            if at_most[index] < most * (1 - SLACK):
+            if at_most[index] < most - slack:
                 break
             added = at_most[index] = added_volume(points[index], promoted, reference)
             if added > most or (added == most and best is not None and self._numbers[index] < self._numbers[best]):

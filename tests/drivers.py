@@ -69,12 +69,7 @@ class Driver:
 
     def children(self) -> list[int]:
         """Its workers, and multiprocessing's tracker."""
-        with suppress(FileNotFoundError):
-            return [
-                int(pid)
-                for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-            ]
-        return []
+        return children(self.process.pid)
 
     def worker(self) -> int | None:
         """The pid of a worker, also of one that has barely begun."""
@@ -118,3 +113,10 @@ def candidates(out: Path) -> tuple[Candidate, ...]:
 def comparable(c: Candidate) -> Candidate:
     """All of a candidate that must not depend on how often its driver was killed."""
     return replace(c, details={name: value for name, value in c.details.items() if name != "train_s"})
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has begun and that are there still."""
+    with suppress(FileNotFoundError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []

@@ -121,6 +121,18 @@ def test_another_recipe_is_refused_by_the_key_that_differs(tmp_path, changes, ke
     assert (folder.path / "run.json").read_bytes() == before
 
 
+def test_a_run_from_before_there_was_a_choice_of_promotion_goes_on_by_the_rule_it_began_with(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        folder.begin(recipe(search={"halving": {}}), "test", "")
+    facts = folder.facts()
+    del facts["recipe"]["search"]["halving"]["promote"]
+    (folder.path / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=r"search\.halving\.promote is 'distance' there, 'hypervolume' here"):
+        folder.begin(recipe(search={"halving": {}}), "test", "")
+    folder.begin(recipe(search={"halving": {"promote": "distance"}}), "test", "")
+
+
 @pytest.mark.parametrize(
     "changes",
     [

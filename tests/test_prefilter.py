@@ -123,7 +123,7 @@ def test_a_search_with_it_spends_the_same_and_repeats_itself(halving):
         objectives=AIMS,
         halving=halving,
         prefilter=Prefilter(3, "ridge"),
-        budget=Budget(10_000, steps=(26 if halving is None else 9) * WHOLE),
+        budget=Budget(10_000, steps=(26 if halving is None else 12) * WHOLE),
     )
     whole = simulate(recording, settings, 3)
     assert whole == simulate(recording, settings, 3)

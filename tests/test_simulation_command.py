@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from commands import Outcome, refused
+from drivers import children
+from joblib.externals.loky import get_reusable_executor
 from recorded import RECIPE, SPACE, made
 
 from paretosr.analysis.simulation import Arm, Box, compare, crowded
@@ -85,6 +88,9 @@ def test_on_several_cores_the_searches_are_those_of_one(paretosr, monkeypatch):
     done = simulated(paretosr, RECORDING, *more)
     assert done.code == 0, done.err
     assert rows() == on_one
+    workers = [pid for pid in children(os.getpid()) if b"loky" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    get_reusable_executor().shutdown(wait=True)  # or they would be taken for the workers of other tests
+    assert len(workers) >= min(2, os.cpu_count() or 1)  # and what keeps count of them
 
 
 def test_a_comparison_that_leaves_much_untried_warns_of_nothing(paretosr):
