@@ -1,8 +1,10 @@
 """Comparing samplers and schedulers on a recording, in simulated time: `paretosr simulate`."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from joblib import Parallel, cpu_count, delayed
@@ -24,6 +26,7 @@ from .engines.workplace import ThisMachine
 from .recipe_file import changed, parse_recipe
 from .story import settings_of
 
+Plan = dict[str, tuple[Settings, str | None]]  # the arms by name, with the one that each is compared with
 DEFAULT = ("evolution", "tpe", "nsga2", "random")
 PSNR_ALONE = ("psnr_db",)
 # Parts of a recipe that say where and how was measured, or what is made of a run's end: nothing of that is done here.
@@ -53,24 +56,19 @@ def run(
     The searches go on all cores, each in one process; what they find does not depend on how many. trainings: the
     budget, in whole trainings.
     """
-    recording = read_recording(folder)
-    refuse_incomplete(recording, folder)
-    settings = simulated(recording, folder, overrides)
-    box = Box(recording, settings.objectives)
     for name in samplers:
         if name not in SAMPLERS:
             raise InputError(unknown("sampler", name, SAMPLERS))
         refuse_absent(name)
-    budget = trainings * recording.rungs[-1]
-    settings = replace(settings, budget=Budget(10 * len(recording.networks), steps=budget))
-    plan = arms_of(samplers, settings)
+    recording, plan = prepared(folder, samplers, trainings, overrides)
+    objectives = next(settings.objectives for settings, _ in plan.values())
+    box, budget = Box(recording, objectives), trainings * recording.rungs[-1]
     searches: dict[str, list[Simulated]] = {name: [] for name in plan}
+    asked = Question(folder.resolve(), tuple(samplers), trainings, workers, tuple(overrides), time.time_ns())
     jobs = [(name, seed) for seed in range(seeds) for name in plan]
     side_by_side = Parallel(n_jobs=min(cpu_count(), len(jobs)), return_as="generator")
     # joblib's type does not know that a generator was asked for.
-    found: Iterator[Simulated] = iter(
-        side_by_side(delayed(simulate)(recording, replace(plan[name][0], seed=seed), workers) for name, seed in jobs)  # type: ignore[arg-type]
-    )
+    found: Iterator[Simulated] = iter(side_by_side(delayed(answer)(asked, *job) for job in jobs))  # type: ignore[arg-type]
     for name, _ in track(jobs, "searching in simulated time", console=console, transient=True):
         searches[name].append(next(found))
     arms = [
@@ -91,6 +89,41 @@ def run(
     write_simulation_page(lines, curves, recording, words, trainings, target / "simulation.html")
     console.print(f"table    {target / 'simulation.csv'}", soft_wrap=True)
     console.print(f"report   {target / 'simulation.html'}", soft_wrap=True)
+
+
+def prepared(folder: Path, samplers: Sequence[str], trainings: int, overrides: Sequence[str]) -> tuple[Recording, Plan]:
+    """The recording, and the searches to be compared on it; InputError where they do not fit each other."""
+    recording = read_recording(folder)
+    refuse_incomplete(recording, folder)
+    budget = Budget(10 * len(recording.networks), steps=trainings * recording.rungs[-1])
+    return recording, arms_of(samplers, replace(simulated(recording, folder, overrides), budget=budget))
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that a process must be told to answer; asked_ns tells one comparison from the next.
+
+    It is short: a process that is sent a recording, and whose driver is killed meanwhile, waits for the rest forever.
+    """
+
+    folder: Path
+    samplers: tuple[str, ...]
+    trainings: int
+    workers: int
+    overrides: tuple[str, ...]
+    asked_ns: int
+
+
+@lru_cache(maxsize=1)
+def _prepared(asked: Question) -> tuple[Recording, Plan]:
+    """Read once in a process, for all its searches of a comparison."""
+    return prepared(asked.folder, asked.samplers, asked.trainings, asked.overrides)
+
+
+def answer(asked: Question, name: str, seed: int) -> Simulated:
+    """One search of a comparison."""
+    recording, plan = _prepared(asked)
+    return simulate(recording, replace(plan[name][0], seed=seed), asked.workers)
 
 
 def refuse_incomplete(recording: Recording, folder: Path) -> None:
@@ -141,12 +174,12 @@ def refuse_unmeasured(recording: Recording, settings: Settings) -> None:
         raise InputError(f"{where}: the recording has no '{name}' of {of} networks; leave that out")
 
 
-def arms_of(samplers: Sequence[str], settings: Settings) -> dict[str, tuple[Settings, str | None]]:
+def arms_of(samplers: Sequence[str], settings: Settings) -> Plan:
     """The arms by name, with the one that each is compared with: random search at equal budget, or the same sampler's
     full training. Halving by PSNR alone goes with the first sampler, against halving by all objectives. Where the
     settings have no halving, full trainings alone."""
     halving = settings.halving
-    found: dict[str, tuple[Settings, str | None]] = {}
+    found: Plan = {}
     for name in samplers:
         own = replace(settings, sampler=name, halving=None)
         against = "random, full training" if name != "random" and "random" in samplers else None
