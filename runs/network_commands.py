@@ -24,7 +24,7 @@ from ..spaces import NETWORKS, Design, InputError, build, inference_form, publis
 from ..spaces.systems.weights import load_published
 from .recipe_checks import least_side
 from .recipe_file import read_recipe
-from .systems_command import number_table
+from .tables import number_table
 
 
 def design_of(target: str) -> Design:

@@ -8,13 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from joblib import Parallel, cpu_count, delayed
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from ..analysis.simulation import Arm, Box, Line, compare, crowded
-from ..analysis.simulation_page import write_simulation_csv, write_simulation_page
+from ..analysis.simulation_page import share_text, write_simulation_csv, write_simulation_page
 from ..search.nni_samplers import refuse_absent
 from ..search.objectives import OBJECTIVES
 from ..search.recording import FACTS, NETWORKS, Recording, read_recording
@@ -25,6 +24,7 @@ from ..spaces import InputError, unknown
 from .engines.workplace import ThisMachine
 from .recipe_file import changed, parse_recipe
 from .story import settings_of
+from .tables import number_table, print_fitting
 
 Plan = dict[str, tuple[Settings, str | None]]  # the arms by name, with the one that each is compared with
 DEFAULT = ("evolution", "tpe", "nsga2", "random")
@@ -194,29 +194,41 @@ def arms_of(samplers: Sequence[str], settings: Settings) -> Plan:
     return found
 
 
+def _gain(line: Line) -> str:
+    low, high = line.gain_interval
+    return "" if line.against is None else f"{line.gain:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
 def print_lines(lines: Sequence[Line], title: str, console: Console) -> None:
-    """The comparison as a table."""
-    table = Table(title=title, box=SIMPLE_HEAD)
-    table.add_column("search")
-    shares, rival = ("at 1/3", "at 1/2", "at the end"), ("difference", "steps to equal", "seeds <= 1/2")
-    for heading in (*shares, *rival, "whole", f"met of {lines[0].recorded}"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for line in lines:
-        low, high = line.gain_interval
-        table.add_row(
+    """The comparison as a table; a narrow terminal has the shares and the steps alone."""
+    shares, rival = ("at 1/3", "at 1/2", "at the end"), ("difference", "steps to equal", "quartiles", "seeds <= 1/2")
+    headings = ("search", *shares, *rival, "whole", f"met of {lines[0].recorded}")
+    rows = [
+        (
             line.name,
             f"{line.at['1/3']:.3f}",
             f"{line.at['1/2']:.3f}",
             f"{line.share:.3f}",
-            "" if math.isnan(line.gain) else f"{line.gain:+.3f} [{low:+.3f}, {high:+.3f}]",
             ""
-            if not line.reached
-            else f"{line.reached_median:.2f} ({line.quantile(0.25):.2f}-{line.quantile(0.75):.2f})",
-            "" if not line.reached else f"{line.within(0.5):.0%}",
+            if line.against is None
+            else f"{line.gain:+.3f} [{line.gain_interval[0]:+.3f}, {line.gain_interval[1]:+.3f}]",
+            share_text(line.reached_median) if line.reached else "",
+            f"{share_text(line.quantile(0.25))}-{share_text(line.quantile(0.75))}" if line.reached else "",
+            f"{line.within(0.5):.0%}" if line.reached else "",
             f"{line.whole:.1f}",
             f"{line.met:.1f}" + ("" if math.isinf(line.used_up_median) else f" all at {line.used_up_median:.2f}"),
         )
-    console.print(table)
+        for line in lines
+    ]
+
+    def table(*names: str) -> Table:
+        made = number_table(*names, words=("search",))
+        made.title = title
+        for row in rows:
+            made.add_row(*(row[headings.index(name)] for name in names))
+        return made
+
+    print_fitting(table(*headings), table("search", *shares, "steps to equal"), console)
     console.print(
         "Shares of the hypervolume of all recorded networks. Difference (at the end) and steps to equal (median and "
         "quartiles, as a share of the budget): to the same sampler's full training; of full trainings, to random; of "

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -20,6 +19,7 @@ from ..proxies.latency import PROTOCOLS, Protocol
 from ..proxies.writing import is_full_disk
 from ..spaces import SYSTEMS, InputError, unknown
 from ..spaces.systems import NTIRE_BASELINES
+from .tables import number_table, print_fitting
 
 CPU_SIZE, GPU_SIZE = 64, 256  # LR pixels a side: at 256 a CPU thread would take hours for all networks
 SHORT = {"params_m": "params M", "flops_g": "FLOPs G", "activations_m": "activ. M", "convs": "convs"}
@@ -49,13 +49,13 @@ def systems(
     how = _protocol(measure, protocol, device, size)
     _refuse_unwritable(csv, html)
     comparisons = [compare(name) for name in dict.fromkeys(names or SYSTEMS)]
-    _print_fitting(_wide(comparisons), _compact(comparisons), console)
+    print_fitting(_wide(comparisons), _compact(comparisons), console)
     console.print(MARKS)
     session, stop = _measured(comparisons, *how, console) if how else (None, None)
     if session:
         console.print(_timings(comparisons, session))
     console.print("\nSpearman's rank correlation with runtime, and its 95 % bootstrap interval:")
-    _print_fitting(_correlations(comparisons, session, " "), _correlations(comparisons, session, "\n"), console)
+    print_fitting(_correlations(comparisons, session, " "), _correlations(comparisons, session, "\n"), console)
     _write(csv, lambda path: write_systems_csv(comparisons, session, path), console)
     _write(html, lambda path: write_systems_page(comparisons, session, path), console)
     if stop:
@@ -102,21 +102,6 @@ def _measured(
         except SystemExit as stop:  # what a signal becomes
             return session, stop
     return session, None
-
-
-def _print_fitting(wide: Table, narrow: Table, console: Console) -> None:
-    """Prints the first of the two tables if the terminal has room for it."""
-    needed = console.measure(wide, options=console.options.update(max_width=1000)).maximum
-    console.print(wide if needed <= console.width else narrow)
-
-
-def number_table(*headings: str, words: Sequence[str] = ()) -> Table:
-    """An empty table, its columns of numbers to the right; `words` are the headings of the others."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in headings:
-        is_text = heading in words
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
-    return table
 
 
 def _headings() -> list[str]:

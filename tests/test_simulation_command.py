@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,16 @@ def test_on_several_cores_the_searches_are_those_of_one(paretosr, monkeypatch):
     workers = [pid for pid in children(os.getpid()) if b"loky" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     get_reusable_executor().shutdown(wait=True)  # or they would be taken for the workers of other tests
     assert len(workers) >= min(2, os.cpu_count() or 1)  # and what keeps count of them
+
+
+def test_a_narrow_terminal_has_a_line_for_each_search(paretosr, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = simulated(paretosr, RECORDING, "--trainings", "5")
+    assert done.code == 0, done.err
+    for name, row in rows().items():
+        (line,) = [line for line in done.out.splitlines() if re.match(rf" *{re.escape(name)} +\d", line)]
+        assert line.split()[-4 if row["compared_with"] else -3] == f"{float(row['share_at_third']):.3f}"
+    assert "quartiles" not in done.out.partition("Shares of")[0]
 
 
 def test_a_comparison_that_leaves_much_untried_warns_of_nothing(paretosr):
