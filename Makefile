@@ -26,7 +26,7 @@ lint: setup-test ## ruff and basedpyright
 test: lint ## lint and the tests, about 10 minutes on 2 cores
 	@$(python) -m pytest --session-timeout 900 --numprocesses 2 --dist loadfile
 
-test-slow: setup-test ## what is heavy: kills, the browser, exports of many networks; at most 35 minutes
+test-slow: setup-test ## what is heavy: kills, the browser, exports of many networks; about 35 minutes
 	@$(python) -m pytest --session-timeout 3600 -m slow
 
 stress: setup-test ## hundreds of random cut networks; an hour
