@@ -91,7 +91,7 @@ def write_simulation_page(
     template = environment.from_string((templates / "simulation.html.j2").read_text(encoding="utf-8"))
     drawn = json.loads(str(share_figure(curves, trainings).to_json()))
     text = template.render(
-        rows=[_row(line) for line in lines],
+        rows=[cells(line) for line in lines],
         verdict=[*filter(None, [crowded(lines)]), *verdict(lines)],
         words=words,
         networks=len(recording.networks),
@@ -106,22 +106,23 @@ def write_simulation_page(
     write_text(path, text)
 
 
-def _row(line: Line) -> list[str]:
+def cells(line: Line) -> dict[str, str]:
+    """An arm as a row of a table: what stands under each heading."""
     low, high = line.gain_interval
-    return [
-        line.name,
-        f"{line.at['1/3']:.3f}",
-        f"{line.at['1/2']:.3f}",
-        f"{line.share:.3f}",
-        "" if line.against is None else f"{line.gain:+.3f} [{low:+.3f}, {high:+.3f}]",
-        line.against or "",
-        share_text(line.reached_median) if line.reached else "",
-        f"{share_text(line.quantile(0.25))} to {share_text(line.quantile(0.75))}" if line.reached else "",
-        f"{line.within(1 / 2):.0%}" if line.reached else "",
-        f"{line.within(1 / 3):.0%}" if line.reached else "",
-        f"{line.whole:.1f}",
-        met_text(line),
-    ]
+    return {
+        "Search": line.name,
+        "at 1/3": f"{line.at['1/3']:.3f}",
+        "at 1/2": f"{line.at['1/2']:.3f}",
+        "at the end": f"{line.share:.3f}",
+        "difference": "" if line.against is None else f"{line.gain:+.3f} [{low:+.3f}, {high:+.3f}]",
+        "compared with": line.against or "",
+        "steps to equal": share_text(line.reached_median) if line.reached else "",
+        "quartiles": f"{share_text(line.quantile(0.25))} to {share_text(line.quantile(0.75))}" if line.reached else "",
+        "seeds within 1/2": f"{line.within(1 / 2):.0%}" if line.reached else "",
+        "within 1/3": f"{line.within(1 / 3):.0%}" if line.reached else "",
+        "trained to the end": f"{line.whole:.1f}",
+        "networks met": met_text(line),
+    }
 
 
 def met_text(line: Line) -> str:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from paretosr.proxies.work import TrainWork
+from paretosr.proxies.work import TimeWork, TrainWork
 from paretosr.runs.folder import RunFolder
 from paretosr.runs.recipe_file import read_recipe
 from paretosr.runs.status import Watch
@@ -82,7 +82,8 @@ class AtOnce:
             known = {"seed": 0, "train_s": 1.0, "threads": 1, "torch": "none", "instruction_set": "none", "curve": []}
             value = psnr_db(task.work.design, task.work.steps)
             return Finished(task, {"psnr_db": value, "steps": task.work.steps, "psnr_per_image_db": {}, **known})
-        ((name, design),) = task.work.designs.items()  # type: ignore[attr-defined]
+        assert isinstance(task.work, TimeWork)
+        ((name, design),) = task.work.designs.items()
         ratio = 0.004 * size_of(design)
         return Finished(task, {name: {"ratio": ratio, "ratio_low": ratio, "ratio_high": ratio, "wide": False}})
 

@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from joblib import Parallel, cpu_count, delayed
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ..analysis.simulation import Arm, Box, Line, compare, crowded
-from ..analysis.simulation_page import share_text, write_simulation_csv, write_simulation_page
+from ..analysis.simulation_page import cells, write_simulation_csv, write_simulation_page
 from ..search.nni_samplers import refuse_absent
 from ..search.objectives import OBJECTIVES
 from ..search.recording import FACTS, NETWORKS, Recording, read_recording
@@ -29,6 +30,9 @@ from .tables import number_table, print_fitting
 Plan = dict[str, tuple[Settings, str | None]]  # the arms by name, with the one that each is compared with
 DEFAULT = ("evolution", "tpe", "nsga2", "random")
 PSNR_ALONE = ("psnr_db",)
+# Of the page's table: what a terminal does not show, and what a narrow one does.
+ON_THE_PAGE = ("compared with", "within 1/3", "networks met")
+FEW = ("Search", "at 1/3", "at 1/2", "at the end", "steps to equal")
 # Parts of a recipe that say where and how was measured, or what is made of a run's end: nothing of that is done here.
 NOT_REPLAYED = ("device", "latency", "data", "pruning", "confirm", "winner")
 
@@ -66,9 +70,8 @@ def run(
     searches: dict[str, list[Simulated]] = {name: [] for name in plan}
     asked = Question(folder.resolve(), tuple(samplers), trainings, workers, tuple(overrides), time.time_ns())
     jobs = [(name, seed) for seed in range(seeds) for name in plan]
-    side_by_side = Parallel(n_jobs=min(cpu_count(), len(jobs)), return_as="generator")
-    # joblib's type does not know that a generator was asked for.
-    found: Iterator[Simulated] = iter(side_by_side(delayed(answer)(asked, *job) for job in jobs))  # type: ignore[arg-type]
+    side_by_side: Any = Parallel(n_jobs=min(cpu_count(), len(jobs)), return_as="generator")  # its type knows only lists
+    found: Iterator[Simulated] = side_by_side(delayed(answer)(asked, *job) for job in jobs)
     for name, _ in track(jobs, "searching in simulated time", console=console, transient=True):
         searches[name].append(next(found))
     arms = [
@@ -194,46 +197,29 @@ def arms_of(samplers: Sequence[str], settings: Settings) -> Plan:
     return found
 
 
-def _gain(line: Line) -> str:
-    low, high = line.gain_interval
-    return "" if line.against is None else f"{line.gain:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
 def print_lines(lines: Sequence[Line], title: str, console: Console) -> None:
     """The comparison as a table; a narrow terminal has the shares and the steps alone."""
-    shares, rival = ("at 1/3", "at 1/2", "at the end"), ("difference", "steps to equal", "quartiles", "seeds <= 1/2")
-    headings = ("search", *shares, *rival, "whole", f"met of {lines[0].recorded}")
-    rows = [
-        (
-            line.name,
-            f"{line.at['1/3']:.3f}",
-            f"{line.at['1/2']:.3f}",
-            f"{line.share:.3f}",
-            ""
-            if line.against is None
-            else f"{line.gain:+.3f} [{line.gain_interval[0]:+.3f}, {line.gain_interval[1]:+.3f}]",
-            share_text(line.reached_median) if line.reached else "",
-            f"{share_text(line.quantile(0.25))}-{share_text(line.quantile(0.75))}" if line.reached else "",
-            f"{line.within(0.5):.0%}" if line.reached else "",
-            f"{line.whole:.1f}",
-            f"{line.met:.1f}" + ("" if math.isinf(line.used_up_median) else f" all at {line.used_up_median:.2f}"),
-        )
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        row = {name: cell for name, cell in cells(line).items() if name not in ON_THE_PAGE}
+        row[f"met of {line.recorded}"] = f"{line.met:.1f}"
+        if math.isfinite(line.used_up_median):
+            row[f"met of {line.recorded}"] += f" all at {line.used_up_median:.2f}"
+        rows.append(row)
 
-    def table(*names: str) -> Table:
-        made = number_table(*names, words=("search",))
+    def table(names: Collection[str]) -> Table:
+        made = number_table(*names, words=FEW[:1])
         made.title = title
         for row in rows:
-            made.add_row(*(row[headings.index(name)] for name in names))
+            made.add_row(*(row[name] for name in names))
         return made
 
-    print_fitting(table(*headings), table("search", *shares, "steps to equal"), console)
+    print_fitting(table(rows[0]), table(FEW), console)
     console.print(
         "Shares of the hypervolume of all recorded networks. Difference (at the end) and steps to equal (median and "
         "quartiles, as a share of the budget): to the same sampler's full training; of full trainings, to random; of "
-        "halving by PSNR alone, to halving by all objectives. Whole: networks trained to the end. Met: to any rung, or "
-        "refused by a limit; and at which share of the budget these were all that were recorded.",
+        "halving by PSNR alone, to halving by all objectives. Met: to any rung, or refused by a limit; and at which "
+        "share of the budget these were all that were recorded.",
         soft_wrap=True,
     )
     if crowded(lines):

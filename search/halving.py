@@ -82,7 +82,7 @@ def rung_point(numbers: Mapping[str, float], objectives: Sequence[str], psnr_db:
 class Rung:
     """The networks that have reached one rung. An arrival costs time in proportion to their number, nothing more."""
 
-    def __init__(self, promote: str = "hypervolume") -> None:
+    def __init__(self, promote: str) -> None:
         self.by_volume = promote == "hypervolume"
         self.promoted: set[int] = set()
         self._count = 0
@@ -171,7 +171,8 @@ class Rung:
         at_most[tied] = np.minimum(at_most[tied], np.prod(reference - points[tied], axis=1))
         gone = np.flatnonzero(~self._waiting[: self._count])
         gone = gone[np.argsort(self._numbers[gone])]
-        promoted = points[gone][non_dominated(points[gone])]
+        promoted = points[gone]
+        promoted = promoted[non_dominated(promoted)]
         best, most, slack = None, 0.0, SLACK * float(np.prod(reference - self._low))
         for index in tied[np.argsort(-at_most[tied], kind="stable")].tolist():
             if at_most[index] < most - slack:
